@@ -1,0 +1,117 @@
+/**
+ * A lesson's server as a process of its own: the tutorial's `fork` and `wait`.
+ *
+ * @module
+ */
+
+/** What {@linkcode forkServer} needs to know. */
+export interface ServerCommand {
+  /** The lesson's `import.meta.url`. */
+  url: string;
+  /** The flags that `deno run` needs for its server. */
+  flags: string[];
+  /** The options of its server, by their names without the two dashes. */
+  args: Record<string, string | number>;
+  /** Ends the server when it is aborted. */
+  signal?: AbortSignal;
+  /** Gets each line that the server prints. */
+  print(line: string): void;
+  /** Gets the error that `parent` ended with, if it did. */
+  report(error: unknown): void;
+  /** Gets each event that the server traces. */
+  onEvent(event: ServerEvent): void;
+}
+
+/** What a server traces: see `lib/trace.ts`. */
+export interface ServerEvent {
+  at: number;
+  what: string;
+  toPeer: boolean;
+}
+
+/** How long a server that was told to end may take, in milliseconds. */
+const GRACE = 2000;
+
+/**
+ * Starts a lesson's server in a process of its own, runs `parent` when it
+ * listens, and waits for the server to end. Its errors go to standard error.
+ *
+ * The server ends when it has served all it was asked to serve, when `parent`
+ * fails, and when this process ends in any way, even by SIGKILL: with
+ * `--child` a server watches its standard input, whose other end is held here.
+ *
+ * @param command What to run.
+ * @param parent What this process does meanwhile, with the server's port.
+ * @returns The worst exit status: the server's, or 1 if `parent` failed.
+ * @throws {Deno.errors.NotFound} If there is no `deno` on PATH.
+ * @throws {Deno.errors.NotCapable} Without `--allow-run=deno`.
+ */
+export async function forkServer(
+  command: ServerCommand,
+  parent: (port: number) => Promise<void>,
+): Promise<number> {
+  const { url, flags, signal, print, report, onEvent } = command;
+  const args = Object.entries(command.args).map(([key, it]) =>
+    `--${key}=${it}`
+  );
+  // By name: `--allow-run=deno` is about what PATH finds, which need not be
+  // the file that Deno.execPath() returns.
+  const child = new Deno.Command("deno", {
+    args: ["run", ...flags, url, "server", "--child", ...args],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    // Deno refuses to start anything that inherits one of these.
+    env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
+  }).spawn();
+
+  let killer: ReturnType<typeof setTimeout> | undefined;
+  function stop() {
+    child.stdin.close().catch(() => {}); // The child may have ended meanwhile.
+    killer ??= setTimeout(() => child.kill("SIGKILL"), GRACE);
+  }
+  signal?.addEventListener("abort", stop);
+  if (signal?.aborted) stop();
+
+  const tracing = (async () => {
+    for await (const line of textLines(child.stderr)) {
+      if (line.startsWith('{"at":')) onEvent(JSON.parse(line));
+      else console.error(line);
+    }
+  })();
+  const lines = textLines(child.stdout);
+  const ready = (await lines.next()).value;
+  let status = 0;
+  if (ready !== undefined) { // Else it ended, and has said why.
+    print(ready);
+    try {
+      await parent(Number(ready.split(":").at(-1)));
+    } catch (error) {
+      report(error);
+      status = 1;
+      stop();
+    }
+  }
+
+  // Only now the lines after the first: what `parent` prints is in one piece.
+  for await (const line of lines) print(line);
+  await tracing;
+  const { code } = await child.status;
+  clearTimeout(killer);
+  signal?.removeEventListener("abort", stop);
+  child.stdin.close().catch(() => {});
+  return Math.max(status, code);
+}
+
+/** The lines of a stream of text, as they come in. */
+async function* textLines(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+): AsyncGenerator<string, undefined> {
+  let rest = "";
+  for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}

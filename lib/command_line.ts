@@ -1,0 +1,457 @@
+/**
+ * The command line that every lesson has: modes, options, `--help`, signals,
+ * errors in one line, exit codes.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { LineReader } from "./lines.ts";
+import {
+  formatAddress,
+  printEvent,
+  sendEvent,
+  type Trace,
+  traceTo,
+} from "./trace.ts";
+
+/** An option that takes text. */
+export interface TextOption {
+  kind: "text";
+  help: string;
+  default: string;
+}
+
+/** An option that takes a number in decimal digits, from `min` to `max`. */
+export interface IntegerOption {
+  kind: "integer";
+  help: string;
+  default: number;
+  min: number;
+  max: number;
+}
+
+/** An option that is there or is not. */
+export interface FlagOption {
+  kind: "flag";
+  help: string;
+}
+
+/** The options of a mode, by their names without the two dashes. */
+export type Options = Record<string, TextOption | IntegerOption | FlagOption>;
+
+/** The value of an option. */
+export type Value<T> = T extends FlagOption ? boolean
+  : T extends IntegerOption ? number
+  : string;
+
+/** The values of options, by the same names. */
+export type Values<O extends Options> = { [K in keyof O]: Value<O[K]> };
+
+/** Describes an option that takes text. */
+export function textOption(help: string, usual: string): TextOption {
+  return { kind: "text", help, default: usual };
+}
+
+/** Describes an option that takes a number; `max` is any safe integer. */
+export function integerOption(
+  help: string,
+  usual: number,
+  min = 0,
+  max: number = Number.MAX_SAFE_INTEGER,
+): IntegerOption {
+  return { kind: "integer", help, default: usual, min, max };
+}
+
+/** Describes an option without a value. */
+export function flagOption(help: string): FlagOption {
+  return { kind: "flag", help };
+}
+
+/** `--quiet`, an option of every mode. */
+export const quietOption = { quiet: flagOption("no trace and no diagram") };
+
+/** The options of every server. */
+export const serverOptions = {
+  host: textOption("address to listen on", "0.0.0.0"),
+  port: integerOption("port to listen on, 0 for a free one", 9527, 0, 65535),
+  child: flagOption("as demo runs it: traces JSON, ends when its input does"),
+  ...quietOption,
+};
+
+/** The options of every client. */
+export const clientOptions = {
+  host: textOption("address of the server", "127.0.0.1"),
+  port: integerOption("port of the server", 9527, 1, 65535),
+  ...quietOption,
+};
+
+/** The options of every demo that forks a server. */
+export const demoOptions = {
+  host: textOption("address to listen on", "127.0.0.1"),
+  port: integerOption("port to listen on, 0 for a free one", 0, 0, 65535),
+  ...quietOption,
+};
+
+/**
+ * What a mode needs of the process it runs in, by the names that the options
+ * of the lessons' functions have.
+ */
+export interface Io {
+  /** Aborted by SIGINT, by SIGTERM, and when standard output is closed. */
+  signal: AbortSignal;
+  /** Traces to standard error, unless `--quiet` is given. */
+  trace: Trace;
+  /** The value of `--host`, under the name it has in Deno. */
+  hostname: string;
+  /** Standard input, line by line. */
+  lines: LineReader;
+  /** Whether somebody sits at a terminal and wants to be asked for input. */
+  prompt: boolean;
+  /** Standard output. When nobody reads it any more, `signal` is aborted. */
+  output: { write(p: Uint8Array): Promise<number> };
+  /** Prints one line on standard output. */
+  print(line: string): void;
+  /** Prints an error on standard error, unless it follows from an abort. */
+  report(error: unknown): void;
+  /** Prints a server's first line; when it has ended, its last one follows. */
+  onListen(address: Deno.NetAddr): void;
+}
+
+/** One way to run a lesson. */
+export interface Mode<O extends Options = Options> {
+  /** What it does, in a few words. */
+  help: string;
+  /** The flags that `deno run` needs for it. */
+  flags: string[];
+  /** Its options. */
+  options: O;
+  /** Runs it. Resolves to the exit code, if that is not 0. */
+  run(options: Values<O> & Io): Promise<number | void>;
+}
+
+/** A lesson, as its command line has it. */
+export interface Lesson {
+  /** The lesson's own `import.meta.url`. */
+  url: string;
+  /** The `@title` of its header. */
+  title: string;
+  /** Its modes; `demo` is what runs when none is named. */
+  modes: Record<string, Mode>;
+}
+
+/** Lets TypeScript infer what `run` gets from the options. */
+export function mode<O extends Options>(definition: Mode<O>): Mode {
+  return definition;
+}
+
+/** The command line asks for what there is not: exit code 2. */
+export class UsageError extends Error {}
+
+/** What {@linkcode parseCommandLine} found. */
+export interface CommandLine {
+  /** The name of the mode, or `"help"`. */
+  mode: string;
+  /** The mode's options, each with its value. */
+  values: Values<Options>;
+}
+
+/**
+ * Reads a command line.
+ *
+ * @param lesson The lesson that it is for.
+ * @param args The arguments, as `Deno.args`.
+ * @throws {UsageError} If the lesson cannot be run like this.
+ */
+export function parseCommandLine(lesson: Lesson, args: string[]): CommandLine {
+  const known: Options = Object.assign(
+    {},
+    ...Object.values(lesson.modes).map((mode) => mode.options),
+  );
+  const unknown: string[] = [];
+  const parsed: Record<string, unknown> = parseArgs(joinValues(args, known), {
+    string: ["_", ...Object.keys(known).filter((it) => takesValue(known, it))],
+    boolean: [
+      "help",
+      ...Object.keys(known).filter((it) => !takesValue(known, it)),
+    ],
+    alias: { help: "h" },
+    unknown: (arg: string, key?: string) => {
+      if (key !== undefined) unknown.push(arg);
+    },
+  });
+  if (parsed.help) return { mode: "help", values: {} };
+
+  const [name = "demo", ...extra] = parsed._ as string[];
+  if (!Object.hasOwn(lesson.modes, name)) {
+    const names = Object.keys(lesson.modes).join(", ");
+    throw new UsageError(
+      `unknown mode ${JSON.stringify(name)}, expected one of ${names}`,
+    );
+  }
+  const { options } = lesson.modes[name];
+  for (const key of Object.keys(parsed)) {
+    if (Object.hasOwn(known, key) && !Object.hasOwn(options, key)) {
+      // parseArgs gives every flag of its list a value, whether it was there.
+      if (parsed[key] !== false) unknown.push(`--${key}`);
+    }
+  }
+  if (unknown.length > 0) {
+    throw new UsageError(
+      `unknown option ${JSON.stringify(unknown[0])} for ${name}`,
+    );
+  }
+  if (extra.length > 0) {
+    throw new UsageError(`unexpected argument ${JSON.stringify(extra[0])}`);
+  }
+
+  const values: CommandLine["values"] = {};
+  for (const [key, option] of Object.entries(options)) {
+    const given = parsed[key];
+    if (option.kind === "flag") values[key] = given === true;
+    else if (given === undefined) values[key] = option.default;
+    else if (option.kind === "integer") {
+      values[key] = integer(`--${key}`, String(given), option);
+    } else if (key === "host" && given === "") {
+      throw new UsageError("--host must not be empty");
+    } else values[key] = String(given);
+  }
+  return { mode: name, values };
+}
+
+/** Whether `name` is an option with a value. */
+function takesValue(options: Options, name: string): boolean {
+  return Object.hasOwn(options, name) && options[name].kind !== "flag";
+}
+
+/**
+ * Joins `--port -1` to `--port=-1`, which a parser would take for two options.
+ */
+function joinValues(args: string[], options: Options): string[] {
+  const joined: string[] = [];
+  for (let i = 0; i < args.length && args[i] !== "--"; i++) {
+    const [dashes, name, value] = args[i].match(/^--([^=]+)(=[^]*)?$/) ?? [];
+    const isFlag = name === "help" ||
+      Object.hasOwn(options, name) && !takesValue(options, name);
+    if (dashes && isFlag && value !== undefined) {
+      throw new UsageError(`--${name} takes no value`);
+    }
+    if (dashes && takesValue(options, name) && value === undefined) {
+      const next = args[++i];
+      if (next === undefined || next.startsWith("--") || next === "-h") {
+        throw new UsageError(`--${name} needs a value`);
+      }
+      joined.push(`--${name}=${next}`);
+    } else joined.push(args[i]);
+  }
+  const end = args.indexOf("--");
+  return end < 0 ? joined : [...joined, ...args.slice(end)];
+}
+
+/** Decimal digits only: `Number` would take `0x50`, `1e3` and ` 80` as well. */
+function integer(
+  name: string,
+  text: string,
+  { min, max }: { min: number; max: number },
+): number {
+  const number = Number(text);
+  if (!/^[0-9]+$/.test(text) || number < min || number > max) {
+    throw new UsageError(
+      `${name} must be an integer from ${min} to ${max}, got ${
+        JSON.stringify(text)
+      }`,
+    );
+  }
+  return number;
+}
+
+/**
+ * Runs a lesson from its command line, and ends the process: exit code 0 done,
+ * 1 the network or the system said no, 2 wrong usage, 130 or 143 ended by
+ * SIGINT or SIGTERM. A server that a signal ends has done its work: 0.
+ *
+ * @param lesson The lesson.
+ */
+export async function runLesson(lesson: Lesson): Promise<never> {
+  const name = fileName(lesson).replace(/\.ts$/, "");
+  const stop = new AbortController();
+  let stoppedBy = 0;
+  let listened = false;
+  let status = 0;
+
+  const report = (error: unknown) => {
+    if (!stop.signal.aborted) {
+      tryWrite(Deno.stderr, `${name}: ${describeError(error)}\n`);
+    }
+  };
+  // Nobody reads our output any more (`| head -1`): a program in C would be
+  // ended by SIGPIPE here. This one cleans up first.
+  const print = (line: string) => {
+    const error = tryWrite(Deno.stdout, line + "\n");
+    if (error instanceof Deno.errors.BrokenPipe) stop.abort(error);
+    else if (error !== null) failed("write stdout")(error);
+  };
+  const output: Io["output"] = {
+    async write(p) {
+      try {
+        return await Deno.stdout.write(p);
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) stop.abort(error);
+        return failed("write stdout")(error);
+      }
+    },
+  };
+
+  try {
+    const { mode, values } = parseCommandLine(lesson, Deno.args);
+    if (mode === "help") {
+      print(helpText(lesson));
+      Deno.exit(0);
+    }
+    // The handlers stay: `deno task` delivers one Ctrl+C twice, and the second
+    // must not cut the cleaning up short.
+    for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+      if (Deno.build.os === "windows" && signal === "SIGTERM") continue;
+      Deno.addSignalListener(signal, () => {
+        if (mode !== "server") stoppedBy ||= code;
+        stop.abort();
+      });
+    }
+    if (values.child) endWithStdin(stop);
+    const io: Io = {
+      signal: stop.signal,
+      trace: values.quiet
+        ? () => {}
+        : traceTo(values.child ? sendEvent : printEvent),
+      hostname: String(values.host),
+      lines: new LineReader(Deno.stdin, stop),
+      prompt: Deno.stdin.isTerminal() && Deno.stdout.isTerminal(),
+      output,
+      print,
+      report,
+      onListen(address) {
+        listened = true;
+        print(`listening on ${formatAddress(address)}`);
+      },
+    };
+    const { run } = lesson.modes[mode];
+    try {
+      status = await run({ ...values, ...io } as Values<Options> & Io) ?? 0;
+    } finally {
+      if (listened) print("server closed");
+    }
+  } catch (error) {
+    report(error);
+    if (error instanceof UsageError) status = 2;
+    else if (!stop.signal.aborted) status = 1;
+  }
+  Deno.exit(Math.max(status, stoppedBy));
+}
+
+/**
+ * Ends a child when its parent lets go of its standard input: also when the
+ * parent was killed, and also where a signal would end no more than the
+ * launcher that an npm installation puts before `deno`.
+ */
+async function endWithStdin(stop: AbortController): Promise<void> {
+  const buffer = new Uint8Array(1024);
+  while (await Deno.stdin.read(buffer).catch(() => null) !== null);
+  stop.abort();
+}
+
+/** Writes all of `text`, or returns what went wrong. */
+function tryWrite(
+  stream: { writeSync(p: Uint8Array): number },
+  text: string,
+): unknown {
+  try {
+    const bytes = new TextEncoder().encode(text);
+    for (let written = 0; written < bytes.length;) {
+      written += stream.writeSync(bytes.subarray(written));
+    }
+    return null;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** The lesson's file, as one names it in a command. */
+function fileName(lesson: Lesson): string {
+  return decodeURIComponent(lesson.url.slice(lesson.url.lastIndexOf("/") + 1));
+}
+
+/** What `--help` prints: title, usage, and for each mode command and options. */
+function helpText(lesson: Lesson): string {
+  const inRepo = lesson.url.split("/").at(-2) === "lessons";
+  const path = (inRepo ? "lessons/" : "") + fileName(lesson);
+  const names = Object.keys(lesson.modes);
+  const lines = [
+    lesson.title,
+    "",
+    `Usage: deno run [flags] ${path} [${names.join("|")}] [options]`,
+  ];
+  for (const [name, { help, flags, options }] of Object.entries(lesson.modes)) {
+    const command = ["deno run", ...flags, path];
+    if (name !== "demo") command.push(name);
+    lines.push("", `${name}: ${help}`, `  ${command.join(" ")}`, "");
+    for (const [key, option] of Object.entries(options)) {
+      const value =
+        { text: " TEXT", integer: " NUMBER", flag: "" }[option.kind];
+      const usual = option.kind === "flag" ? "" : ` [${option.default}]`;
+      lines.push(`  ${`--${key}${value}`.padEnd(22)}${option.help}${usual}`);
+    }
+  }
+  lines.push("", "--help or -h prints this.");
+  return lines.join("\n");
+}
+
+/**
+ * Puts an error in one line: `ECONNREFUSED (Connection refused)`.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = new Deno.errors.AddrInUse("Address already in use (os error 98)");
+ * assertEquals(describeError(error), "Address already in use");
+ * assertEquals(
+ *   describeError(Object.assign(error, { code: "EADDRINUSE" })),
+ *   "EADDRINUSE (Address already in use)",
+ * );
+ * ```
+ */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const message = error.message.replace(/ \(os error \d+\)$/, "")
+    .replace(/\s*\n\s*/g, " ");
+  const { code } = error as { code?: unknown };
+  if (typeof code === "string") return `${code} (${message})`;
+  const isTimeout = error instanceof Deno.errors.TimedOut ||
+    error.name === "TimeoutError";
+  return isTimeout ? "TimedOut" : message;
+}
+
+/**
+ * For `promise.catch(failed("connect 127.0.0.1:9527"))`: names the call that
+ * an error came from, as `perror(3)` does.
+ *
+ * @param call The call and its address, or what else says what was tried.
+ * @returns A function that throws an `Error` with the original one as `cause`.
+ *
+ * @example
+ * ```ts
+ * import { assertRejects } from "@std/assert";
+ *
+ * const refused = Promise.reject(new Error("Connection refused"));
+ * await assertRejects(
+ *   () => refused.catch(failed("connect 127.0.0.1:9527")),
+ *   Error,
+ *   "connect 127.0.0.1:9527: Connection refused",
+ * );
+ * ```
+ */
+export function failed(call: string): (error: unknown) => never {
+  return (error) => {
+    throw new Error(`${call}: ${describeError(error)}`, { cause: error });
+  };
+}

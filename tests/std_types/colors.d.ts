@@ -1,0 +1,3 @@
+/** What lib uses of `jsr:@std/fmt/colors`. */
+export function bold(str: string): string;
+export function cyan(str: string): string;

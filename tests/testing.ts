@@ -1,0 +1,239 @@
+/**
+ * Runs lessons as real processes, with exactly the flags of their headers.
+ *
+ * @module
+ */
+
+const ROOT = new URL("../", import.meta.url);
+
+/** The names of all lessons' files, in order. */
+export const LESSONS = [...Deno.readDirSync(new URL("lessons/", ROOT))]
+  .map((entry) => entry.name).toSorted();
+
+/** The source text of a lesson. */
+export function lessonSource(lesson: string): string {
+  return Deno.readTextFileSync(new URL(`lessons/${lesson}`, ROOT));
+}
+
+/** The `@run` lines of a lesson's header, by mode. */
+export function runLines(lesson: string): Map<string, string[]> {
+  const lines = lessonSource(lesson).matchAll(/^ \* @run (.+)$/gm);
+  return new Map(
+    [...lines].map(([, line]) => {
+      const words = line.split(" ");
+      const script = words.indexOf(`lessons/${lesson}`);
+      return [words[script + 1] ?? "demo", words];
+    }),
+  );
+}
+
+/** No test waits longer than this for anything, in milliseconds. */
+const LIMIT = 60_000;
+
+/** What is different from a plain run. */
+export interface StartOptions {
+  /** Replaces the flags of the header. */
+  flags?: string[];
+  /** Added to the environment. */
+  env?: Record<string, string>;
+  /** Run this instead, and the lesson's command behind it. */
+  wrapper?: (command: string[]) => string[];
+}
+
+/** How a process ended, and all it wrote. */
+export interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+  /** `stdout` as it came. */
+  bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** A lesson that runs. Disposing of it ends it by SIGKILL. */
+export class LessonProcess implements AsyncDisposable {
+  #child: Deno.ChildProcess;
+  #stdin: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
+  #out: Output;
+  #err: Output;
+  #limit: ReturnType<typeof setTimeout>;
+
+  /** Starts `deno run [flags] lesson args...`. */
+  constructor(lesson: string, args: string[], options: StartOptions = {}) {
+    const modes = runLines(lesson);
+    const words = modes.get(args[0]) ?? modes.get("demo")!;
+    const flags = options.flags ?? words.slice(2).filter((it) => it[0] === "-");
+    const path = new URL(`lessons/${lesson}`, ROOT).pathname;
+    let command = [Deno.execPath(), "run", ...flags, path, ...args];
+    if (options.wrapper) command = options.wrapper(command);
+    this.#child = new Deno.Command(command[0], {
+      args: command.slice(1),
+      env: options.env,
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#limit = setTimeout(() => this.#child.kill("SIGKILL"), LIMIT);
+    this.#stdin = this.#child.stdin.getWriter();
+    this.#out = new Output(this.#child.stdout);
+    this.#err = new Output(this.#child.stderr);
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** Resolves when standard output holds `text`, to all of it so far. */
+  stdoutHas(text: string | RegExp): Promise<string> {
+    return this.#out.has(text);
+  }
+
+  /** Resolves when standard error holds `text`, to all of it so far. */
+  stderrHas(text: string | RegExp): Promise<string> {
+    return this.#err.has(text);
+  }
+
+  /** Resolves to the port of the ready line. */
+  async port(): Promise<number> {
+    const ready = /^listening on \S+:(\d+)\r?\n/m;
+    return Number((await this.#out.has(ready)).match(ready)![1]);
+  }
+
+  /** Writes to standard input. */
+  async type(text: string | Uint8Array<ArrayBuffer>): Promise<void> {
+    const bytes = typeof text === "string"
+      ? new TextEncoder().encode(text)
+      : text;
+    await this.#stdin.write(bytes);
+  }
+
+  /** Ends standard input. */
+  async endInput(): Promise<void> {
+    await this.#stdin.close().catch(() => {});
+  }
+
+  /** Stops reading standard output, as `head` does when it has its lines. */
+  async closeStdout(): Promise<void> {
+    await this.#out.cancel();
+  }
+
+  kill(signal: Deno.Signal): void {
+    this.#child.kill(signal);
+  }
+
+  /** Waits for its end. */
+  async result(): Promise<Result> {
+    const [bytes, err, { code }] = await Promise.all([
+      this.#out.all,
+      this.#err.all,
+      this.#child.status,
+    ]);
+    clearTimeout(this.#limit);
+    await this.endInput();
+    const decoder = new TextDecoder();
+    const stdout = decoder.decode(bytes);
+    return { code, bytes, stdout, stderr: decoder.decode(err) };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+    await this.result();
+  }
+}
+
+/** All that comes out of a stream, and whether some text has come yet. */
+class Output {
+  readonly all: Promise<Uint8Array<ArrayBuffer>>;
+  #reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+  #chunks: Uint8Array<ArrayBuffer>[] = [];
+  #ended = false;
+  #news = Promise.withResolvers<void>();
+
+  constructor(stream: ReadableStream<Uint8Array<ArrayBuffer>>) {
+    this.#reader = stream.getReader();
+    this.all = this.#collect();
+  }
+
+  async #collect(): Promise<Uint8Array<ArrayBuffer>> {
+    for (;;) {
+      const { value, done } = await this.#reader.read();
+      if (value) this.#chunks.push(value);
+      this.#ended = done;
+      this.#news.resolve();
+      this.#news = Promise.withResolvers();
+      if (done) return await new Blob(this.#chunks).bytes();
+    }
+  }
+
+  async has(text: string | RegExp): Promise<string> {
+    for (;;) {
+      const news = this.#news.promise;
+      const ended = this.#ended;
+      const all = await new Blob(this.#chunks).text();
+      if (typeof text === "string" ? all.includes(text) : text.test(all)) {
+        return all;
+      }
+      if (ended) throw new Error(`Ended without ${text}: ${all}`);
+      await news;
+    }
+  }
+
+  async cancel(): Promise<void> {
+    await this.#reader.cancel();
+  }
+}
+
+/** Runs a lesson to its end. */
+export async function run(
+  lesson: string,
+  args: string[],
+  options: StartOptions & { input?: string | Uint8Array<ArrayBuffer> } = {},
+): Promise<Result> {
+  await using process = new LessonProcess(lesson, args, options);
+  const typing = (async () => {
+    await process.type(options.input ?? "");
+    await process.endInput();
+  })().catch(() => {}); // It need not read all of its input.
+  const result = await process.result();
+  await typing;
+  return result;
+}
+
+/** Waits until `condition` holds, for something the kernel will do in time. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+): Promise<void> {
+  const end = performance.now() + LIMIT;
+  while (!await condition()) {
+    if (performance.now() > end) throw new Error(`Never came: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** Whether nobody listens on this port of 127.0.0.1 any more. */
+export async function isFree(port: number): Promise<boolean> {
+  try {
+    (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+    return false;
+  } catch (error) {
+    if (error instanceof Deno.errors.ConnectionRefused) return true;
+    throw error;
+  }
+}
+
+/** Whether a program is on PATH. */
+export async function hasProgram(name: string): Promise<boolean> {
+  const command = new Deno.Command("sh", {
+    args: ["-c", `command -v ${name}`],
+  });
+  return (await command.output()).success;
+}
+
+/** Wraps a command so that it runs on a pseudo-terminal, by `script(1)`. */
+export function onTerminal(command: string[]): string[] {
+  const quoted = command.map((word) => `'${word.replaceAll("'", "'\\''")}'`);
+  return ["script", "-qec", quoted.join(" "), "/dev/null"];
+}

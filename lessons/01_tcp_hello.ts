@@ -110,18 +110,22 @@ export async function server(options: ServerOptions = {}): Promise<void> {
     Deno.listen({ hostname, port, tcpBacklog: backlog })
   ).catch(failed(`listen ${formatAddress({ hostname, port })}`));
   trace(`socket, bind, listen ${formatAddress(listener.addr)}`);
-  onListen?.(listener.addr);
 
   let conn: Deno.TcpConn | undefined;
+  const close = () => {
+    if (conn) trace("close", "to peer");
+    conn?.[Symbol.dispose]();
+    conn = undefined;
+  };
   // Closing makes a waiting accept() or read() reject, so the loop ends.
   signal?.addEventListener("abort", () => {
     listener[Symbol.dispose]();
-    conn?.[Symbol.dispose]();
+    close();
   }, { once: true });
+  onListen?.(listener.addr);
 
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
-      conn = undefined;
       conn = await listener.accept();
       trace(`accept ${formatAddress(conn.remoteAddr)}`);
       await answer(conn, trace);
@@ -134,8 +138,7 @@ export async function server(options: ServerOptions = {}): Promise<void> {
       if (!conn && !(error instanceof Deno.errors.NotConnected)) throw error;
       trace(`client is gone: ${describeError(error)}`);
     }
-    if (conn) trace("close", "to peer");
-    conn?.[Symbol.dispose]();
+    close();
   }
   trace("close listener");
 }
@@ -173,8 +176,12 @@ export async function client(options: ClientOptions): Promise<void> {
   const address = formatAddress({ hostname, port });
   const encoder = new TextEncoder();
   let conn: Deno.TcpConn | undefined;
-  const stop = () => conn?.[Symbol.dispose]();
-  signal?.addEventListener("abort", stop);
+  const close = () => {
+    if (conn) trace("close", "to peer");
+    conn?.[Symbol.dispose]();
+    conn = undefined;
+  };
+  signal?.addEventListener("abort", close);
   try {
     // Create a socket and connect it to the server's address. The kernel
     // chooses the address and port of this side.
@@ -191,10 +198,9 @@ export async function client(options: ClientOptions): Promise<void> {
     if (count === null) throw new Error("read failed!: End of stream");
     trace(`read ${count} bytes`);
     await writeFull(output, buffer.subarray(0, count));
-    trace("close", "to peer");
   } finally {
-    signal?.removeEventListener("abort", stop);
-    stop();
+    signal?.removeEventListener("abort", close);
+    close();
     await writeFull(output, encoder.encode("client done!!\n"));
   }
 }
@@ -229,7 +235,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     for (let i = 0; i < connections; i++) {
       await client({ ...options, port, trace });
     }
-  }).catch(failed("fork failed!"));
+  });
   if (!quiet) print(diagram.draw());
   return status;
 }

@@ -113,18 +113,22 @@ export async function server(options: ServerOptions = {}): Promise<void> {
     Deno.listen({ hostname, port, tcpBacklog: backlog })
   ).catch(failed(`listen ${formatAddress({ hostname, port })}`));
   trace(`socket, bind, listen ${formatAddress(listener.addr)}`);
-  onListen?.(listener.addr);
 
   let conn: Deno.TcpConn | undefined;
+  const close = () => {
+    if (conn) trace("close", "to peer");
+    conn?.[Symbol.dispose]();
+    conn = undefined;
+  };
   // Closing makes a waiting accept() or read() reject, so the loop ends.
   signal?.addEventListener("abort", () => {
     listener[Symbol.dispose]();
-    conn?.[Symbol.dispose]();
+    close();
   }, { once: true });
+  onListen?.(listener.addr);
 
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
-      conn = undefined;
       conn = await listener.accept();
       trace(`accept ${formatAddress(conn.remoteAddr)}`);
       await echo(conn, trace);
@@ -135,8 +139,7 @@ export async function server(options: ServerOptions = {}): Promise<void> {
       if (!conn && !(error instanceof Deno.errors.NotConnected)) throw error;
       trace(`client is gone: ${describeError(error)}`);
     }
-    if (conn) trace("close", "to peer");
-    conn?.[Symbol.dispose]();
+    close();
   }
   trace("close listener");
 }
@@ -180,8 +183,12 @@ export async function client(options: ClientOptions): Promise<void> {
 
   let cursorAtPrompt = false;
   let conn: Deno.TcpConn | undefined;
-  const stop = () => conn?.[Symbol.dispose]();
-  signal?.addEventListener("abort", stop);
+  const close = () => {
+    if (conn) trace("close", "to peer");
+    conn?.[Symbol.dispose]();
+    conn = undefined;
+  };
+  signal?.addEventListener("abort", close);
   try {
     trace(`socket, connect ${address}`, "to peer");
     conn = await Deno.connect({ hostname, port, signal })
@@ -191,6 +198,7 @@ export async function client(options: ClientOptions): Promise<void> {
       if (prompt) await print("Input message(Q to quit):");
       cursorAtPrompt = prompt;
       const line = await lines.readLine();
+      signal?.throwIfAborted();
       if (line === null) break;
       const hasNewline = line.at(-1) === NEWLINE;
       cursorAtPrompt &&= !hasNewline;
@@ -211,10 +219,9 @@ export async function client(options: ClientOptions): Promise<void> {
       await writeFull(output, reply);
       if (!hasNewline) await print("\n");
     }
-    trace("close", "to peer");
   } finally {
-    signal?.removeEventListener("abort", stop);
-    stop();
+    signal?.removeEventListener("abort", close);
+    close();
     await print(`${cursorAtPrompt ? "\n" : ""}client done!!\n`);
   }
 }
@@ -254,7 +261,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     for (let i = 0; i < connections; i++) {
       await client({ ...options, lines, prompt, port, trace });
     }
-  }).catch(failed("fork failed!"));
+  });
   if (!quiet) print(diagram.draw());
   return status;
 }

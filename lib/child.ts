@@ -43,8 +43,8 @@ const GRACE = 2000;
  * @param command What to run.
  * @param parent What this process does meanwhile, with the server's port.
  * @returns The worst exit status: the server's, or 1 if `parent` failed.
- * @throws {Deno.errors.NotFound} If there is no `deno` on PATH.
- * @throws {Deno.errors.NotCapable} Without `--allow-run=deno`.
+ * @throws {Error} `fork failed!`, for a cause: `Deno.errors.NotFound` if there
+ * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
  */
 export async function forkServer(
   command: ServerCommand,
@@ -56,14 +56,20 @@ export async function forkServer(
   );
   // By name: `--allow-run=deno` is about what PATH finds, which need not be
   // the file that Deno.execPath() returns.
-  const child = new Deno.Command("deno", {
+  const deno = new Deno.Command("deno", {
     args: ["run", ...flags, url, "server", "--child", ...args],
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
     // Deno refuses to start anything that inherits one of these.
     env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
-  }).spawn();
+  });
+  let child: Deno.ChildProcess;
+  try {
+    child = deno.spawn();
+  } catch (error) {
+    throw new Error("fork failed!", { cause: error });
+  }
 
   let killer: ReturnType<typeof setTimeout> | undefined;
   function stop() {

@@ -275,12 +275,13 @@ function integer(
 export async function runLesson(lesson: Lesson): Promise<never> {
   const name = fileName(lesson).replace(/\.ts$/, "");
   const stop = new AbortController();
-  let stoppedBy = 0;
-  let listened = false;
   let status = 0;
+  let statusIfStopped = 0;
+  let listened = false;
 
   const report = (error: unknown) => {
     if (!stop.signal.aborted) {
+      statusIfStopped = 1;
       tryWrite(Deno.stderr, `${name}: ${describeError(error)}\n`);
     }
   };
@@ -313,7 +314,7 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
       if (Deno.build.os === "windows" && signal === "SIGTERM") continue;
       Deno.addSignalListener(signal, () => {
-        if (mode !== "server") stoppedBy ||= code;
+        if (mode !== "server") statusIfStopped = code;
         stop.abort();
       });
     }
@@ -342,10 +343,9 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     }
   } catch (error) {
     report(error);
-    if (error instanceof UsageError) status = 2;
-    else if (!stop.signal.aborted) status = 1;
+    status = error instanceof UsageError ? 2 : 1;
   }
-  Deno.exit(Math.max(status, stoppedBy));
+  Deno.exit(stop.signal.aborted ? statusIfStopped : status);
 }
 
 /**
@@ -406,7 +406,8 @@ function helpText(lesson: Lesson): string {
 }
 
 /**
- * Puts an error in one line: `ECONNREFUSED (Connection refused)`.
+ * Puts an error in one line: `ECONNREFUSED (Connection refused)`, behind the
+ * errors that it is the cause of.
  *
  * @example
  * ```ts
@@ -422,6 +423,9 @@ function helpText(lesson: Lesson): string {
  */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
+  if (error.cause !== undefined) {
+    return `${error.message}: ${describeError(error.cause)}`;
+  }
   const message = error.message.replace(/ \(os error \d+\)$/, "")
     .replace(/\s*\n\s*/g, " ");
   const { code } = error as { code?: unknown };
@@ -440,18 +444,22 @@ export function describeError(error: unknown): string {
  *
  * @example
  * ```ts
- * import { assertRejects } from "@std/assert";
+ * import { assertEquals, assertRejects } from "@std/assert";
  *
  * const refused = Promise.reject(new Error("Connection refused"));
- * await assertRejects(
+ * const error = await assertRejects(
  *   () => refused.catch(failed("connect 127.0.0.1:9527")),
  *   Error,
+ *   "connect 127.0.0.1:9527",
+ * );
+ * assertEquals(
+ *   describeError(error),
  *   "connect 127.0.0.1:9527: Connection refused",
  * );
  * ```
  */
 export function failed(call: string): (error: unknown) => never {
   return (error) => {
-    throw new Error(`${call}: ${describeError(error)}`, { cause: error });
+    throw new Error(call, { cause: error });
   };
 }

@@ -154,6 +154,7 @@ Deno.test("failed() names the call and keeps the cause", async () => {
     () => Promise.reject(cause).catch(failed("connect [::1]:1")),
     Error,
   );
-  assertEquals(error.message, "connect [::1]:1: no");
+  assertEquals(error.message, "connect [::1]:1");
+  assertEquals(describeError(error), "connect [::1]:1: no");
   assertEquals(error.cause, cause);
 });

@@ -213,6 +213,16 @@ export async function until(
   }
 }
 
+/**
+ * The processes that `pid` has started, and theirs: with an npm installation,
+ * `deno` is a launcher that starts the real one.
+ */
+export function descendants(pid: number): number[] {
+  const children = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`)
+    .trim().split(" ").filter((it) => it !== "").map(Number);
+  return children.flatMap((child) => [child, ...descendants(child)]);
+}
+
 /** Whether nobody listens on this port of 127.0.0.1 any more. */
 export async function isFree(port: number): Promise<boolean> {
   try {

@@ -1,0 +1,479 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { client, server } from "../lessons/02_tcp_echo.ts";
+import { exchange, reset } from "./peers.ts";
+import {
+  descendants,
+  hasProgram,
+  isFree,
+  LessonProcess,
+  onTerminal,
+  run,
+  until,
+} from "./testing.ts";
+
+const LESSON = "02_tcp_echo.ts";
+const encode = (text: string) => new TextEncoder().encode(text);
+
+/** Starts the lesson's server on a free port. */
+async function startServer(...args: string[]) {
+  const process = new LessonProcess(LESSON, [
+    "server",
+    "--host=127.0.0.1",
+    "--port=0",
+    ...args,
+  ]);
+  return { process, port: await process.port() };
+}
+
+/** Runs the client against `port`, on `input`. */
+function runClient(port: number, input: string | Uint8Array<ArrayBuffer>) {
+  return run(LESSON, ["client", "--quiet", `--port=${port}`], { input });
+}
+
+/** A server that does to its only client what `behave` says. */
+async function withPeer<T>(
+  behave: (conn: Deno.TcpConn) => Promise<unknown>,
+  use: (port: number) => Promise<T>,
+): Promise<T> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const serving = (async () => {
+    using conn = await listener.accept();
+    await behave(conn);
+  })();
+  const result = await use(listener.addr.port);
+  await serving;
+  return result;
+}
+
+/** The lines of a demo's output before the diagram, without the first. */
+const spoken = (stdout: string) =>
+  stdout.split(/^client {3}/m)[0].trimEnd().split("\n").slice(1);
+
+/** The two lanes of a demo's diagram. */
+function lanes(stdout: string): [string, string] {
+  const rows = stdout.trimEnd().split("\n");
+  const start = rows.findIndex((row) => /^client +\| +\| server$/.test(row));
+  const lane = (from: number, to?: number) =>
+    rows.slice(start + 1).map((row) => row.slice(from, to).trim())
+      .filter((text) => text !== "").join(" ");
+  return [lane(0, 31), lane(49)];
+}
+
+Deno.test("02 demo --script: two clients on built-in lines, on any input", async () => {
+  for (const input of ["", "not read\n"]) {
+    const { code, stdout, stderr } = await run(LESSON, ["demo", "--script"], {
+      input,
+    });
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(spoken(stdout), [
+      "from server hello",
+      "from server 你好",
+      "client done!!",
+      "from server the second client",
+      "from server goes on here",
+      "client done!!",
+      "server closed",
+    ]);
+    const [clientLane, serverLane] = lanes(stdout);
+    assertMatch(
+      clientLane,
+      /^socket, connect \S+ write 6 bytes "hello\\n" read 6 bytes .* close socket, connect \S+ write .* read 13 bytes close$/,
+    );
+    assertMatch(
+      serverLane,
+      /^socket, bind, listen \S+ accept \S+ read 6 bytes "hello\\n" write 6 bytes .* read: end of stream close accept .* close close listener$/,
+    );
+  }
+});
+
+Deno.test("02 demo takes the built-in lines where the input is empty", async () => {
+  const { code, stdout } = await run(LESSON, []);
+  assertEquals(code, 0);
+  assertEquals(spoken(stdout)[0], "from server hello");
+});
+
+Deno.test("02 demo: the second client goes on where the first quit", async () => {
+  const cases: [string, string[]][] = [
+    ["a\nq\nb\nc\nQ\nd\n", ["a", "", "b", "c", ""]],
+    ["a\nb", ["a", "b", "", ""]],
+    ["q\nq", ["", ""]],
+  ];
+  for (const [input, replies] of cases) {
+    const { code, stdout, stderr } = await run(LESSON, ["--quiet"], { input });
+    assertEquals([code, stderr], [0, ""]);
+    const expected = replies.map((reply) =>
+      reply === "" ? "client done!!" : `from server ${reply}`
+    );
+    assertEquals(spoken(stdout), [...expected, "server closed"]);
+  }
+});
+
+Deno.test("02 demo draws 200 exchanges in their order", async () => {
+  const lines = Array.from({ length: 200 }, (_, i) => `line ${i}\n`);
+  const { code, stdout } = await run(LESSON, [], { input: lines.join("") });
+  assertEquals(code, 0);
+  const rows = stdout.split("\n").filter((row) =>
+    /(read|write) \d+ bytes/.test(row)
+  );
+  assertEquals(rows.length, 800);
+  for (const [i, row] of rows.entries()) {
+    const size = lines[Math.floor(i / 4)].length;
+    const where = [
+      /^write \d+ bytes.*\|-+>\|$/,
+      /^ +\| +\| read/,
+      /^ +\|<-+\| write/,
+      /^read .*\| +\|$/,
+    ];
+    assertMatch(row, where[i % 4]);
+    assert(row.includes(` ${size} bytes`), row);
+  }
+});
+
+Deno.test("02 client sends bytes as they are, and one newline more at most", async () => {
+  const { process, port } = await startServer("--connections=0", "--quiet");
+  await using _ = process;
+  const noise = Uint8Array.from({ length: 256 }, (_, i) => 255 - i);
+  const cases: [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>[]][] = [
+    [encode(""), []],
+    [encode("\n"), [encode("\n")]],
+    [encode("a\0b\nlast"), [encode("a\0b\n"), encode("last\n")]],
+    [encode("one\nQ\ntwo\n"), [encode("one\n")]],
+    [encode("one\nq"), [encode("one\n")]],
+    [encode("quit\n"), [encode("quit\n")]],
+    [noise, [
+      noise.slice(0, 246),
+      new Uint8Array([...noise.slice(246), 10]),
+    ]],
+  ];
+  for (const [input, replies] of cases) {
+    const { code, bytes, stderr } = await runClient(port, input);
+    assertEquals([code, stderr], [0, ""]);
+    const expected = replies.flatMap((it) => [encode("from server "), it]);
+    assertEquals(
+      bytes,
+      await new Blob([...expected, "client done!!\n"]).bytes(),
+    );
+  }
+});
+
+Deno.test("02 carries a line of 64 MiB, which writing first would lock up", async () => {
+  const { process, port } = await startServer("--connections=1", "--quiet");
+  await using _ = process;
+  const line = new Uint8Array(64 * 1024 * 1024);
+  for (let i = 0; i < line.length; i++) line[i] = 0x20 + (i ^ i >> 9) % 0x5f;
+  line[line.length - 1] = 10;
+  const { code, bytes, stderr } = await runClient(port, line);
+  assertEquals([code, stderr], [0, ""]);
+  const reply = bytes.subarray(12, 12 + line.length);
+  assert(reply.every((byte, i) => byte === line[i]), "bytes differ");
+  assertEquals(
+    new TextDecoder().decode(bytes.subarray(12 + line.length)),
+    "client done!!\n",
+  );
+  assertEquals((await process.result()).code, 0);
+});
+
+Deno.test("02 server ends after as many clients as it was told", async () => {
+  const { process, port } = await startServer();
+  await using _ = process;
+  assertEquals(await exchange(port, "one"), "one");
+  assertEquals(await exchange(port, ""), "");
+  const { code, stdout, stderr } = await process.result();
+  assertEquals(code, 0);
+  assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
+  assertMatch(
+    stderr,
+    /^02_tcp_echo\.ts\(\d+\):server accept 127\.0\.0\.1:\d+$/m,
+  );
+  assertMatch(stderr, /^02_tcp_echo\.ts\(\d+\):echo read: end of stream$/m);
+  assert(await isFree(port));
+});
+
+Deno.test("02 server survives clients that leave, reset, or stop midway", async () => {
+  const { process, port } = await startServer("--connections=0");
+  await using _ = process;
+  // This one occupies the server, so the resets happen before their turn.
+  const silent = await Deno.connect({ hostname: "127.0.0.1", port });
+  await process.stderrHas("server accept");
+  await reset(port);
+  await reset(port, encode("half a line"));
+  silent.close();
+  assertEquals(await exchange(port, "still there?\n"), "still there?\n");
+
+  // And these in the middle of their exchange.
+  await reset(port, new Uint8Array(100_000));
+  (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+  assertEquals(await exchange(port, "half a li"), "half a li");
+  const deaf = await Deno.connect({ hostname: "127.0.0.1", port });
+  await deaf.write(new Uint8Array(1000));
+  deaf.close();
+  assertEquals(await exchange(port, "and now?\n"), "and now?\n");
+
+  process.kill("SIGTERM");
+  const { code, stdout, stderr } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.endsWith("\nserver closed\n"));
+  assertMatch(stderr, /client is gone: ENOTCONN \(.+\)$/m);
+  assert(!stderr.includes("    at "), stderr);
+});
+
+Deno.test("02 server on IPv6 says so with brackets", async () => {
+  await using process = new LessonProcess(LESSON, [
+    "server",
+    "--host=::1",
+    "--port=0",
+    "--connections=1",
+  ]);
+  let ready: string;
+  try {
+    ready = await process.stdoutHas("\n");
+  } catch {
+    assertMatch(await process.stderrHas("\n"), /EADDRNOTAVAIL|EAFNOSUPPORT/);
+    return; // This host has no IPv6, and the lesson says so.
+  }
+  const port = ready.match(/^listening on \[::1\]:(\d+)\n$/)![1];
+  const { code, stdout } = await run(LESSON, [
+    "client",
+    "--host=::1",
+    `--port=${port}`,
+  ], { input: "six\n" });
+  assertEquals([code, stdout], [0, "from server six\nclient done!!\n"]);
+});
+
+Deno.test("02 client reports every way a server can go away", async () => {
+  const line = encode("hello\n");
+  const read = (conn: Deno.TcpConn) => conn.read(new Uint8Array(64));
+  const cases: [RegExp, (conn: Deno.TcpConn) => Promise<unknown>][] = [
+    [/^02_tcp_echo: read failed!: End of stream\n$/, read],
+    [
+      /^02_tcp_echo: read failed!: Unexpected end of stream: read 3 of 6 bytes\n$/,
+      async (conn) => {
+        await read(conn);
+        await conn.write(line.subarray(0, 3));
+      },
+    ],
+  ];
+  for (const [message, behave] of cases) {
+    const { code, stdout, stderr } = await withPeer(
+      behave,
+      (port) => runClient(port, "hello\n"),
+    );
+    assertEquals([code, stdout], [1, "client done!!\n"]);
+    assertMatch(stderr, message);
+  }
+});
+
+Deno.test("02 client notices a server that is killed between two lines", async () => {
+  const { process, port } = await startServer();
+  await using _ = process;
+  await using talking = new LessonProcess(LESSON, [
+    "client",
+    `--port=${port}`,
+    "--quiet",
+  ]);
+  await talking.type("hello\n");
+  await talking.stdoutHas("from server hello\n");
+  process.kill("SIGKILL");
+  await process.result();
+  await talking.type("anybody?\n");
+  const { code, stdout, stderr } = await talking.result();
+  assertEquals([code, stdout], [1, "from server hello\nclient done!!\n"]);
+  assertMatch(stderr, /^02_tcp_echo: (read|write) failed!: .+\n$/);
+});
+
+Deno.test("02 demo survives its server's death, and says how bad it was", async () => {
+  await using process = new LessonProcess(LESSON, ["demo"]);
+  await process.type("hello\n");
+  const port = await process.port();
+  await process.stdoutHas("from server hello\n");
+  for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGKILL");
+  await until(() => isFree(port));
+  await process.type("again\n");
+  const { code, stdout, stderr } = await process.result();
+  assertEquals(code, 137);
+  assertMatch(stderr, /^02_tcp_echo: (read|write) failed!: .+\n$/);
+  assert(lanes(stdout)[0].startsWith("socket, connect"), stdout);
+});
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.test(`02 server closes all on ${signal}, and the port is free at once`, async () => {
+    const { process, port } = await startServer();
+    await using _ = process;
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    await conn.write(encode("hello"));
+    await conn.read(new Uint8Array(5));
+    process.kill(signal);
+    const { code, stdout } = await process.result();
+    assertEquals(code, 0);
+    assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+    Deno.listen({ hostname: "127.0.0.1", port }).close();
+  });
+
+  Deno.test(`02 client and demo clean up on ${signal}`, async () => {
+    const status = signal === "SIGINT" ? 130 : 143;
+    const { process, port } = await startServer();
+    await using _ = process;
+    await using talking = new LessonProcess(LESSON, [
+      "client",
+      `--port=${port}`,
+    ]);
+    await process.stderrHas("server accept");
+    talking.kill(signal);
+    const ended = await talking.result();
+    assertEquals([ended.code, ended.stdout], [status, "client done!!\n"]);
+    await process.stderrHas("echo read: end of stream");
+
+    await using demo = new LessonProcess(LESSON, ["demo"]);
+    await demo.type("hello\n");
+    const demoPort = await demo.port();
+    await demo.stdoutHas("from server hello\n");
+    demo.kill(signal);
+    demo.kill(signal);
+    const { code, stdout, stderr } = await demo.result();
+    assertEquals([code, stderr], [status, ""]);
+    assertEquals(spoken(stdout), [
+      "from server hello",
+      "client done!!",
+      "server closed",
+    ]);
+    assert(await isFree(demoPort));
+  });
+}
+
+Deno.test("02 demo leaves no server behind even when it is killed", async () => {
+  await using process = new LessonProcess(LESSON, ["demo"]);
+  await process.type("hello\n");
+  const port = await process.port();
+  await process.stdoutHas("from server hello\n");
+  process.kill("SIGKILL");
+  await process.result();
+  await until(() => isFree(port));
+});
+
+Deno.test("02 client ends quietly when nobody reads its output", async () => {
+  const { process, port } = await startServer("--connections=1");
+  await using _ = process;
+  await using talking = new LessonProcess(LESSON, [
+    "client",
+    "--quiet",
+    `--port=${port}`,
+  ]);
+  await talking.type("one\n");
+  await talking.stdoutHas("from server one\n");
+  await talking.closeStdout();
+  await talking.type("two\nthree\n");
+  const { code, stderr } = await talking.result();
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals((await process.result()).code, 0);
+});
+
+Deno.test("02 server and client talk to nc", {
+  ignore: !await hasProgram("nc"),
+}, async () => {
+  const { process, port } = await startServer("--connections=1");
+  await using _ = process;
+  const script = `printf 'hello\\nworld' | nc -N 127.0.0.1 ${port}`;
+  const command = new Deno.Command("sh", { args: ["-c", script] });
+  const { stdout } = await command.output();
+  assertEquals(new TextDecoder().decode(stdout), "hello\nworld");
+  assertEquals((await process.result()).code, 0);
+});
+
+Deno.test("02 client prompts on a terminal, and never there alone", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  const { process, port } = await startServer("--connections=0");
+  await using _ = process;
+  const prompt = "Input message(Q to quit):";
+  const start = () =>
+    new LessonProcess(LESSON, ["client", `--port=${port}`, "--quiet"], {
+      wrapper: onTerminal,
+    });
+
+  await using quitting = start();
+  await quitting.stdoutHas(prompt);
+  await quitting.type("hello\n");
+  await quitting.stdoutHas(`from server hello\r\n${prompt}`);
+  await quitting.type("Q\n");
+  const quit = await quitting.result();
+  assertEquals(quit.code, 0);
+  assert(quit.stdout.endsWith(`${prompt}Q\r\nclient done!!\r\n`), quit.stdout);
+
+  await using ending = start();
+  await ending.stdoutHas(prompt);
+  await ending.type("\x04"); // Ctrl+D
+  const end = await ending.result();
+  assertEquals(end.code, 0);
+  assert(end.stdout.endsWith(`${prompt}\r\nclient done!!\r\n`), end.stdout);
+
+  await using stopping = start();
+  await stopping.stdoutHas(prompt);
+  await stopping.type("\x03"); // Ctrl+C
+  const stop = await stopping.result();
+  assertEquals(stop.code, 130);
+  assertMatch(stop.stdout, /:(\^C)?\r\nclient done!!\r\n$/);
+});
+
+Deno.test("02 demo on a terminal: prompts, replies, a colored diagram", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["demo"], {
+    wrapper: onTerminal,
+  });
+  const prompt = "Input message(Q to quit):";
+  await process.stdoutHas(prompt);
+  await process.type("hello\n");
+  await process.stdoutHas(`from server hello\r\n${prompt}`);
+  await process.type("q\n");
+  await process.stdoutHas(`client done!!\r\n${prompt}`);
+  await process.type("Q\n");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.includes("\x1b[36m------------->\x1b[39m|"), stdout);
+});
+
+Deno.test("02 demo on a terminal with NO_COLOR draws without escapes", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["demo", "--script"], {
+    wrapper: onTerminal,
+    env: { NO_COLOR: "1" },
+  });
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.includes("|------------->|"), stdout);
+  assert(!stdout.includes("\x1b"), stdout);
+});
+
+Deno.test("02 server() and client() can be called from other code", async () => {
+  const stop = new AbortController();
+  const ready = Promise.withResolvers<Deno.NetAddr>();
+  const closed = server({
+    hostname: "127.0.0.1",
+    port: 0,
+    connections: 0,
+    signal: stop.signal,
+    onListen: ready.resolve,
+  });
+  const { port } = await ready.promise;
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  const input = [encode("a\n"), encode("b")];
+  await client({
+    port,
+    lines: { readLine: () => Promise.resolve(input.shift() ?? null) },
+    output: {
+      write(p: Uint8Array) {
+        chunks.push(p.slice(0, 3)); // Takes its time.
+        return Promise.resolve(Math.min(3, p.length));
+      },
+    },
+  });
+  assertEquals(
+    await new Blob(chunks).text(),
+    "from server a\nfrom server b\nclient done!!\n",
+  );
+  stop.abort();
+  await closed;
+  assert(await isFree(port));
+});

@@ -1,0 +1,54 @@
+/**
+ * Peers that behave badly, for lessons to survive.
+ *
+ * @module
+ */
+
+import { connect } from "node:net";
+
+/**
+ * Connects, writes `data`, and resets the connection, with a real RST: Deno's
+ * own `close()` would send a FIN first.
+ */
+export async function reset(
+  port: number,
+  data = new Uint8Array(),
+): Promise<void> {
+  const socket = connect(port, "127.0.0.1");
+  const closed = new Promise<void>((resolve) => {
+    socket.on("close", () => resolve());
+    socket.on("error", () => {});
+  });
+  await new Promise<void>((resolve) => socket.on("connect", () => resolve()));
+  if (data.length > 0) {
+    await new Promise<void>((resolve) => socket.write(data, () => resolve()));
+  }
+  socket.resetAndDestroy();
+  await closed;
+}
+
+/** Sends `data`, ends its side, and returns all that comes back. */
+export async function exchange(
+  port: number,
+  data: string | Uint8Array<ArrayBuffer>,
+): Promise<string> {
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  const bytes = typeof data === "string"
+    ? new TextEncoder().encode(data)
+    : data;
+  const sending = (async () => {
+    for (let sent = 0; sent < bytes.length;) {
+      sent += await conn.write(bytes.subarray(sent));
+    }
+    await conn.closeWrite();
+  })();
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  for (;;) {
+    const buffer = new Uint8Array(64 * 1024);
+    const count = await conn.read(buffer);
+    if (count === null) break;
+    chunks.push(buffer.subarray(0, count));
+  }
+  await sending;
+  return await new Blob(chunks).text();
+}

@@ -70,12 +70,12 @@ import {
   failed,
   flagOption,
   integerOption,
+  type Io,
   mode,
   runLesson,
   serverOptions,
 } from "../lib/command_line.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
-import { isQuit, LineReader } from "../lib/lines.ts";
 import { SequenceDiagram } from "../lib/sequence_diagram.ts";
 import {
   formatAddress,
@@ -162,12 +162,10 @@ async function echo(conn: Deno.TcpConn, trace: Trace): Promise<void> {
 export interface ClientOptions {
   hostname?: string;
   port?: number;
-  /** The lines to send, with their newlines, and at the end `null`. */
-  lines: { readLine(): Promise<Uint8Array | null> };
+  /** Gets the next line to send, with its newline; `null` is the end. */
+  nextLine: () => Promise<Uint8Array | null>;
   /** Where the replies go, byte for byte. */
   output: { write(p: Uint8Array): Promise<number> };
-  /** Asks for each line, as is good manners on a terminal. */
-  prompt?: boolean;
   /** Gives up. */
   signal?: AbortSignal;
   trace?: Trace;
@@ -175,13 +173,12 @@ export interface ClientOptions {
 
 /** Sends line after line, and waits for each one's echo. */
 export async function client(options: ClientOptions): Promise<void> {
-  const { hostname = "127.0.0.1", port = 9527, lines, output } = options;
-  const { prompt = false, signal, trace = () => {} } = options;
+  const { hostname = "127.0.0.1", port = 9527, nextLine, output } = options;
+  const { signal, trace = () => {} } = options;
   const address = formatAddress({ hostname, port });
   const print = (text: string) =>
     writeFull(output, new TextEncoder().encode(text));
 
-  let cursorAtPrompt = false;
   let conn: Deno.TcpConn | undefined;
   const close = () => {
     if (conn) trace("close", "to peer");
@@ -194,16 +191,8 @@ export async function client(options: ClientOptions): Promise<void> {
     conn = await Deno.connect({ hostname, port, signal })
       .catch(failed(`connect ${address}`));
 
-    for (;;) {
-      if (prompt) await print("Input message(Q to quit):");
-      cursorAtPrompt = prompt;
-      const line = await lines.readLine();
+    for (let line; (line = await nextLine()) !== null;) {
       signal?.throwIfAborted();
-      if (line === null) break;
-      const hasNewline = line.at(-1) === NEWLINE;
-      cursorAtPrompt &&= !hasNewline;
-      if (isQuit(line)) break;
-
       // Both at once: a server that echoes while it reads stops reading when
       // nobody takes its echo, and then this side's writing would stop too.
       trace(`write ${line.length} bytes ${quoteBytes(line)}`, "to peer");
@@ -217,12 +206,12 @@ export async function client(options: ClientOptions): Promise<void> {
 
       await print("from server ");
       await writeFull(output, reply);
-      if (!hasNewline) await print("\n");
+      if (reply.at(-1) !== NEWLINE) await print("\n");
     }
   } finally {
     signal?.removeEventListener("abort", close);
     close();
-    await print(`${cursorAtPrompt ? "\n" : ""}client done!!\n`);
+    await print("client done!!\n");
   }
 }
 
@@ -232,7 +221,8 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
   quiet?: boolean;
   /** Sends built-in lines. */
   script?: boolean;
-  lines: LineReader;
+  /** Whether there is anything to read from standard input. */
+  hasInput: () => Promise<boolean>;
   /** Prints a line. */
   print: (line: string) => void;
   /** Gets the error of a client that failed. */
@@ -244,10 +234,9 @@ export async function demo(options: DemoOptions): Promise<number> {
   const { hostname = "127.0.0.1", port = 0, backlog = 3, quiet, print } =
     options;
   const connections = options.connections || 2;
-  const builtIn = options.script ||
-    !Deno.stdin.isTerminal() && await options.lines.atEnd();
-  const lines = builtIn ? builtInLines() : options.lines;
-  const prompt = options.prompt && !builtIn;
+  const nextLine = options.script || !await options.hasInput()
+    ? builtInLines()
+    : options.nextLine;
   const diagram = new SequenceDiagram();
   const trace = traceTo(diagram.lane("client"));
 
@@ -259,18 +248,23 @@ export async function demo(options: DemoOptions): Promise<number> {
     onEvent: diagram.lane("server"),
   }, async (port) => {
     for (let i = 0; i < connections; i++) {
-      await client({ ...options, lines, prompt, port, trace });
+      await client({ ...options, nextLine, port, trace });
     }
   });
   if (!quiet) print(diagram.draw());
   return status;
 }
 
-/** What `demo` sends where nobody types. */
-function builtInLines(): ClientOptions["lines"] {
-  const lines = ["hello", "你好", "q", "the second client", "goes on here"]
-    .map((line) => new TextEncoder().encode(line + "\n"));
-  return { readLine: () => Promise.resolve(lines.shift() ?? null) };
+/** What `demo` sends where nobody types; each client gets its own end. */
+function builtInLines(): ClientOptions["nextLine"] {
+  const lines = ["hello\n", "你好\n", null, "the second client\n", "goes on\n"]
+    .map((line) => line === null ? null : new TextEncoder().encode(line));
+  return () => Promise.resolve(lines.shift() ?? null);
+}
+
+/** The lines of standard input. */
+function inputLines({ ask }: Pick<Io, "ask">): ClientOptions["nextLine"] {
+  return () => ask("Input message(Q to quit):");
 }
 
 const SERVER_FLAGS = ["--allow-net"];
@@ -293,7 +287,7 @@ if (import.meta.main) {
         help: "a server process, and clients in turn on standard input",
         flags: ["--allow-net", "--allow-run=deno"],
         options: { ...demoOptions, backlog, connections, script },
-        run: demo,
+        run: (options) => demo({ ...options, nextLine: inputLines(options) }),
       }),
       server: mode({
         help: "echoes what clients send, one client at a time",
@@ -305,7 +299,7 @@ if (import.meta.main) {
         help: "sends the lines of standard input, up to q or Q",
         flags: ["--allow-net"],
         options: clientOptions,
-        run: client,
+        run: (options) => client({ ...options, nextLine: inputLines(options) }),
       }),
     },
   });

@@ -41,14 +41,15 @@ const GRACE = 2000;
  * `--child` a server watches its standard input, whose other end is held here.
  *
  * @param command What to run.
- * @param parent What this process does meanwhile, with the server's port.
+ * @param parent What this process does meanwhile, with the server's port; it
+ * calls `stop` if the server would not end by itself.
  * @returns The worst exit status: the server's, or 1 if `parent` failed.
  * @throws {Error} `fork failed!`, for a cause: `Deno.errors.NotFound` if there
  * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
  */
 export async function forkServer(
   command: ServerCommand,
-  parent: (port: number) => Promise<void>,
+  parent: (port: number, stop: () => void) => Promise<void>,
 ): Promise<number> {
   const { url, flags, signal, print, report, onEvent } = command;
   const args = Object.entries(command.args).map(([key, it]) =>
@@ -91,7 +92,7 @@ export async function forkServer(
   if (ready !== undefined) { // Else it ended, and has said why.
     print(ready);
     try {
-      await parent(Number(ready.split(":").at(-1)));
+      await parent(Number(ready.split(":").at(-1)), stop);
     } catch (error) {
       report(error);
       status = 1;

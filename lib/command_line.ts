@@ -6,7 +6,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { LineReader } from "./lines.ts";
+import { writeFull } from "./full_io.ts";
+import { isQuit, LineReader } from "./lines.ts";
 import {
   formatAddress,
   printEvent,
@@ -102,12 +103,17 @@ export interface Io {
   signal: AbortSignal;
   /** Traces to standard error, unless `--quiet` is given. */
   trace: Trace;
+  /** The operands of a mode that takes many. */
+  args: string[];
   /** The value of `--host`, under the name it has in Deno. */
   hostname: string;
-  /** Standard input, line by line. */
-  lines: LineReader;
-  /** Whether somebody sits at a terminal and wants to be asked for input. */
-  prompt: boolean;
+  /**
+   * Reads a line of standard input, with its newline; `null` for `q`, for `Q`
+   * and for the end. On a terminal it asks for it first.
+   */
+  ask(prompt: string): Promise<Uint8Array | null>;
+  /** Whether somebody may type, or standard input has anything to read. */
+  hasInput(): Promise<boolean>;
   /** Standard output. When nobody reads it any more, `signal` is aborted. */
   output: { write(p: Uint8Array): Promise<number> };
   /** Prints one line on standard output. */
@@ -126,8 +132,13 @@ export interface Mode<O extends Options = Options> {
   flags: string[];
   /** Its options. */
   options: O;
+  /**
+   * What may stand on its command line without dashes: the names of options,
+   * in this order, or the name of something that may be given many times.
+   */
+  operands?: string[] | string;
   /** Runs it. Resolves to the exit code, if that is not 0. */
-  run(options: Values<O> & Io): Promise<number | void>;
+  run(options: Values<O> & Io): Promise<number | void> | void;
 }
 
 /** A lesson, as its command line has it. */
@@ -154,22 +165,24 @@ export interface CommandLine {
   mode: string;
   /** The mode's options, each with its value. */
   values: Values<Options>;
+  /** The operands that are not options, where the mode takes many. */
+  args: string[];
 }
 
 /**
  * Reads a command line.
  *
  * @param lesson The lesson that it is for.
- * @param args The arguments, as `Deno.args`.
+ * @param argv The arguments, as `Deno.args`.
  * @throws {UsageError} If the lesson cannot be run like this.
  */
-export function parseCommandLine(lesson: Lesson, args: string[]): CommandLine {
+export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
   const known: Options = Object.assign(
     {},
     ...Object.values(lesson.modes).map((mode) => mode.options),
   );
   const unknown: string[] = [];
-  const parsed: Record<string, unknown> = parseArgs(joinValues(args, known), {
+  const parsed: Record<string, unknown> = parseArgs(joinValues(argv, known), {
     string: ["_", ...Object.keys(known).filter((it) => takesValue(known, it))],
     boolean: [
       "help",
@@ -180,16 +193,20 @@ export function parseCommandLine(lesson: Lesson, args: string[]): CommandLine {
       if (key !== undefined) unknown.push(arg);
     },
   });
-  if (parsed.help) return { mode: "help", values: {} };
+  if (parsed.help) return { mode: "help", values: {}, args: [] };
 
-  const [name = "demo", ...extra] = parsed._ as string[];
+  const args = parsed._ as string[];
+  const name = Object.hasOwn(lesson.modes, args[0] ?? "demo") ||
+      typeof lesson.modes.demo.operands !== "string"
+    ? args.shift() ?? "demo"
+    : "demo";
   if (!Object.hasOwn(lesson.modes, name)) {
     const names = Object.keys(lesson.modes).join(", ");
     throw new UsageError(
       `unknown mode ${JSON.stringify(name)}, expected one of ${names}`,
     );
   }
-  const { options } = lesson.modes[name];
+  const { options, operands = [] } = lesson.modes[name];
   for (const key of Object.keys(parsed)) {
     if (Object.hasOwn(known, key) && !Object.hasOwn(options, key)) {
       // parseArgs gives every flag of its list a value, whether it was there.
@@ -201,8 +218,15 @@ export function parseCommandLine(lesson: Lesson, args: string[]): CommandLine {
       `unknown option ${JSON.stringify(unknown[0])} for ${name}`,
     );
   }
-  if (extra.length > 0) {
-    throw new UsageError(`unexpected argument ${JSON.stringify(extra[0])}`);
+  if (typeof operands !== "string") {
+    for (const key of operands) {
+      if (args.length === 0) break;
+      if (parsed[key] !== undefined) throw new UsageError(`${key} given twice`);
+      parsed[key] = args.shift();
+    }
+    if (args.length > 0) {
+      throw new UsageError(`unexpected argument ${JSON.stringify(args[0])}`);
+    }
   }
 
   const values: CommandLine["values"] = {};
@@ -216,7 +240,7 @@ export function parseCommandLine(lesson: Lesson, args: string[]): CommandLine {
       throw new UsageError("--host must not be empty");
     } else values[key] = String(given);
   }
-  return { mode: name, values };
+  return { mode: name, values, args };
 }
 
 /** Whether `name` is an option with a value. */
@@ -303,8 +327,16 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     },
   };
 
+  // What an abort interrupts may have nobody waiting for it any more. Anything
+  // else is a mistake of ours, and still no reason for a stack trace.
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    report(event.reason);
+    if (!stop.signal.aborted) Deno.exit(1);
+  });
+
   try {
-    const { mode, values } = parseCommandLine(lesson, Deno.args);
+    const { mode, values, args } = parseCommandLine(lesson, Deno.args);
     if (mode === "help") {
       print(helpText(lesson));
       Deno.exit(0);
@@ -319,14 +351,30 @@ export async function runLesson(lesson: Lesson): Promise<never> {
       });
     }
     if (values.child) endWithStdin(stop);
+    const isTyped = Deno.stdin.isTerminal();
+    const lines = new LineReader(Deno.stdin, stop);
     const io: Io = {
       signal: stop.signal,
       trace: values.quiet
         ? () => {}
         : traceTo(values.child ? sendEvent : printEvent),
+      args,
       hostname: String(values.host),
-      lines: new LineReader(Deno.stdin, stop),
-      prompt: Deno.stdin.isTerminal() && Deno.stdout.isTerminal(),
+      async ask(prompt) {
+        const prompts = isTyped && Deno.stdout.isTerminal();
+        let line: Uint8Array | null = null;
+        try {
+          if (prompts) {
+            await writeFull(output, new TextEncoder().encode(prompt));
+          }
+          line = await lines.readLine();
+        } finally {
+          // What comes next does not belong behind the prompt.
+          if (prompts && line?.at(-1) !== 0x0a) print("");
+        }
+        return line === null || isQuit(line) ? null : line;
+      },
+      hasInput: async () => isTyped || !await lines.atEnd(),
       output,
       print,
       report,
@@ -390,10 +438,14 @@ function helpText(lesson: Lesson): string {
     "",
     `Usage: deno run [flags] ${path} [${names.join("|")}] [options]`,
   ];
-  for (const [name, { help, flags, options }] of Object.entries(lesson.modes)) {
+  for (const [name, mode] of Object.entries(lesson.modes)) {
+    const { help, flags, options, operands = [] } = mode;
     const command = ["deno run", ...flags, path];
     if (name !== "demo") command.push(name);
-    lines.push("", `${name}: ${help}`, `  ${command.join(" ")}`, "");
+    const more = typeof operands === "string"
+      ? ` [${operands}...]`
+      : operands.map((key) => ` [${key.toUpperCase()}]`).join("");
+    lines.push("", `${name}${more}: ${help}`, `  ${command.join(" ")}`, "");
     for (const [key, option] of Object.entries(options)) {
       const value =
         { text: " TEXT", integer: " NUMBER", flag: "" }[option.kind];
@@ -403,6 +455,20 @@ function helpText(lesson: Lesson): string {
   }
   lines.push("", "--help or -h prints this.");
   return lines.join("\n");
+}
+
+/**
+ * Says which flag is missing where there is no `Deno.listenDatagram`: it is
+ * unstable, and TypeScript does not know.
+ *
+ * @throws {Error} Without `--unstable-net`.
+ */
+export function needUnstableNet(): void {
+  if (!Deno.listenDatagram) {
+    throw new Error(
+      "Deno.listenDatagram is unstable, run again with the --unstable-net flag",
+    );
+  }
 }
 
 /**

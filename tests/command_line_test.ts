@@ -23,7 +23,13 @@ const LESSON = {
       options: { count: integerOption("", 7, 1, 10), fast: flagOption("") },
       run,
     }),
-    server: mode({ help: "", flags: [], options: serverOptions, run }),
+    server: mode({
+      help: "",
+      flags: [],
+      options: serverOptions,
+      operands: ["port"],
+      run,
+    }),
     client: mode({
       help: "",
       flags: [],
@@ -36,7 +42,11 @@ const LESSON = {
 const parse = (...args: string[]) => parseCommandLine(LESSON, args);
 
 Deno.test("parseCommandLine() gives every option of the mode its value", () => {
-  assertEquals(parse(), { mode: "demo", values: { count: 7, fast: false } });
+  assertEquals(parse(), {
+    mode: "demo",
+    values: { count: 7, fast: false },
+    args: [],
+  });
   assertEquals(parse("demo", "--fast", "--count", "10").values, {
     count: 10,
     fast: true,
@@ -68,6 +78,26 @@ Deno.test("parseCommandLine() takes text as it is", () => {
   assertEquals(parse("client", "--message=--quiet").values.quiet, false);
 });
 
+Deno.test("parseCommandLine() takes operands for options", () => {
+  assertEquals(parse("server", "9000").values.port, 9000);
+  assertEquals(parse("--quiet", "server", "9000").values.port, 9000);
+});
+
+Deno.test("parseCommandLine() passes many operands on", () => {
+  const options = { fast: flagOption("") };
+  const demo = mode({ help: "", flags: [], options, operands: "NUMBER", run });
+  const lesson = { ...LESSON, modes: { demo } };
+  const parseMany = (...args: string[]) => {
+    const { mode, args: operands } = parseCommandLine(lesson, args);
+    return [mode, ...operands];
+  };
+  assertEquals(parseMany(), ["demo"]);
+  assertEquals(parseMany("demo"), ["demo"]);
+  assertEquals(parseMany("1", "0x2", "--fast", "x"), ["demo", "1", "0x2", "x"]);
+  assertEquals(parseMany("demo", "demo"), ["demo", "demo"]);
+  assertThrows(() => parseMany("-1"), UsageError, 'unknown option "-1"');
+});
+
 Deno.test("parseCommandLine() knows --help anywhere", () => {
   for (const args of [["-h"], ["--help"], ["server", "-h"], ["x", "--help"]]) {
     assertEquals(parse(...args).mode, "help");
@@ -90,8 +120,11 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["--port", "1"], 'unknown option "--port" for demo'],
     [["--quiet"], 'unknown option "--quiet" for demo'],
     [["server", "--fast"], 'unknown option "--fast" for server'],
-    [["server", "more"], 'unexpected argument "more"'],
-    [["server", "--", "--more"], 'unexpected argument "--more"'],
+    [["client", "more"], 'unexpected argument "more"'],
+    [["client", "--", "--more"], 'unexpected argument "--more"'],
+    [["server", "80", "more"], 'unexpected argument "more"'],
+    [["server", "80", "--port=80"], "port given twice"],
+    [["server", "0x50"], '--port must be an integer from 0 to 65535, got "0x5'],
     [["--fast=true"], "--fast takes no value"],
     [["--help=1"], "--help takes no value"],
     [["client", "--host="], "--host must not be empty"],

@@ -1,0 +1,388 @@
+/**
+ * @title UDP echo: datagrams, with no connection
+ * @difficulty intermediate
+ * @tags udp, server, client, datagram
+ * @run deno run --allow-net --allow-run=deno --unstable-net lessons/06_udp_echo.ts
+ * @run deno run --allow-net --unstable-net lessons/06_udp_echo.ts server
+ * @run deno run --allow-net --unstable-net lessons/06_udp_echo.ts client
+ * @resource {https://man7.org/linux/man-pages/man7/udp.7.html} udp(7)
+ * @resource {https://man7.org/linux/man-pages/man2/recv.2.html} recvfrom(2): what does not fit is thrown away
+ * @resource {https://www.rfc-editor.org/rfc/rfc768} RFC 768: UDP
+ * @see 05_byte_order.ts
+ * @see 07_socket_options.ts
+ *
+ * A UDP socket is not connected to anybody. Each datagram carries its sender's
+ * address; it arrives whole or not at all, once or twice, sooner or later. Here
+ * the server sends each one back to where it came from, the empty one and the
+ * largest (65507 bytes) too. The client sends each line of its input as one
+ * datagram and waits for the reply. `demo` also sends two without waiting, to
+ * show that they do not run together as they would in a stream.
+ *
+ * In the tutorial: `server()` and `client()` of its UDP section, with their
+ * steps, "UDP客户端的流程" and "UDP服务器端的流程". Its command lines work here:
+ * `server PORT` and `client IP PORT`.
+ *
+ * What the tutorial's program gets wrong:
+ * - `recvfrom(client_sock, ..., &serv_addr, &serv_len)` overwrites the server's
+ *   address with that of whoever sends a datagram, and the next line goes there.
+ * - A reply that is lost leaves its client waiting for ever.
+ * - `scanf("%s")` splits a line at its spaces, and writes past the buffer if a
+ *   word is long. At the end of its input it sends the last word for ever.
+ * - A datagram that fills `message` has no NUL behind it for `printf("%s")`.
+ * - The server passes the -1 of a failed `recvfrom` on to `sendto` as a length.
+ *
+ * | here | Linux system calls (`strace`) |
+ * |---|---|
+ * | `Deno.listenDatagram` | `socket(SOCK_DGRAM)`, `bind`, `getsockname` |
+ * | `socket.receive` | `recvfrom` |
+ * | `socket.send` | `sendto` |
+ * | `socket.close` | `close`: nobody is told |
+ *
+ * Deno binds a UDP socket when it creates it. The tutorial's client leaves that
+ * to its first `sendto`; lesson 03 shows the difference. Without a buffer of
+ * its own, `receive` uses one of 1024 bytes, and a longer datagram is cut
+ * without a word: `--buffer-size` shows that.
+ *
+ * Try it:
+ * - `server`, then `nc -u 127.0.0.1 9527` in another terminal.
+ * - `server --buffer-size 4`, and `client` with `hello`: the reply is `hell`.
+ * - `client` without a server: after a second, `no reply`. UDP itself tells
+ *   neither side anything.
+ * - `client --host 127.0.0.2` with a `server` on 0.0.0.0: the reply comes from
+ *   127.0.0.1, so it is not taken (lesson 03 says why it does).
+ *
+ * What is still missing: a lost datagram stays lost. Lesson 11 sends again, and
+ * sees to it that each request gets one answer.
+ *
+ * @module
+ */
+
+import { lookup } from "node:dns/promises";
+import { forkServer } from "../lib/child.ts";
+import {
+  clientOptions,
+  demoOptions,
+  describeError,
+  failed,
+  flagOption,
+  integerOption,
+  type Io,
+  mode,
+  needUnstableNet,
+  runLesson,
+  serverOptions,
+} from "../lib/command_line.ts";
+import { writeFull } from "../lib/full_io.ts";
+import { withDeadline } from "../lib/deadline.ts";
+import { SequenceDiagram } from "../lib/sequence_diagram.ts";
+import {
+  formatAddress,
+  quoteBytes,
+  type Trace,
+  traceTo,
+} from "../lib/trace.ts";
+
+/** The length field of an IP packet counts 65535 bytes, headers included. */
+const MAX_DATAGRAM = 65535;
+const NEWLINE = 0x0a;
+
+/** Options of {@linkcode server}. */
+export interface ServerOptions {
+  hostname?: string;
+  port?: number;
+  /** How many datagrams to send back before it ends; 0 is no limit. */
+  messages?: number;
+  /** Bytes of a datagram that are read; the rest is thrown away. */
+  bufferSize?: number;
+  /** Ends the server. */
+  signal?: AbortSignal;
+  onListen?: (address: Deno.NetAddr) => void;
+  trace?: Trace;
+}
+
+/** Sends each datagram back to its sender; resolves when it has closed. */
+export async function server(options: ServerOptions = {}): Promise<void> {
+  const { hostname = "0.0.0.0", port = 9527, messages = 10 } = options;
+  const { bufferSize = MAX_DATAGRAM, signal, onListen, trace = () => {} } =
+    options;
+  needUnstableNet();
+  signal?.throwIfAborted();
+
+  // Create a socket and give it its address. There is nothing to listen for
+  // and nobody to accept: one socket serves all.
+  const socket = await Promise.try(() =>
+    Deno.listenDatagram({ hostname, port, transport: "udp" })
+  ).catch(failed(`bind ${formatAddress({ hostname, port })}`));
+  const address = socket.addr as Deno.NetAddr;
+  trace(`socket, bind ${formatAddress(address)}`);
+
+  // Closing makes a waiting receive() reject, so the loop ends.
+  const close = () => {
+    trace("close");
+    socket.close();
+  };
+  signal?.addEventListener("abort", close, { once: true });
+  try {
+    onListen?.(address);
+    const buffer = new Uint8Array(bufferSize);
+    for (let i = 0; messages === 0 || i < messages; i++) {
+      const [data, sender] = await socket.receive(buffer);
+      const from = formatAddress(sender as Deno.NetAddr);
+      trace(`recvfrom ${from} ${data.length} bytes ${quoteBytes(data)}`);
+      trace(`sendto ${from} ${data.length} bytes`, "to peer");
+      // One sender that cannot be answered is no reason to leave the others.
+      await socket.send(data, sender).catch((error) =>
+        trace(`not answered: ${describeError(error)}`)
+      );
+    }
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+  } finally {
+    signal?.removeEventListener("abort", close);
+    if (!signal?.aborted) close();
+  }
+}
+
+/** Options of {@linkcode client}. */
+export interface ClientOptions {
+  hostname?: string;
+  port?: number;
+  /** What to send next: one datagram, or several at once; then `null`. */
+  next: () => Promise<Uint8Array[] | null>;
+  /** How long to wait for the replies, in milliseconds. */
+  timeout?: number;
+  /** Where the replies go, byte for byte. */
+  output: { write(p: Uint8Array): Promise<number> };
+  /** Gets what went wrong with a datagram; the others go on. */
+  report: (error: unknown) => void;
+  /** Gives up. */
+  signal?: AbortSignal;
+  trace?: Trace;
+}
+
+/** Sends datagrams, and waits for the replies; resolves to the exit status. */
+export async function client(options: ClientOptions): Promise<number> {
+  const { hostname = "127.0.0.1", port = 9527, next, timeout = 1000 } = options;
+  const { output, report, signal, trace = () => {} } = options;
+  const address = formatAddress({ hostname, port });
+  needUnstableNet();
+
+  // The client's socket needs an address as well: any, and any free port.
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({
+    hostname: any,
+    port: 0,
+    transport: "udp",
+  });
+  trace(`socket, bind ${formatAddress(socket.addr as Deno.NetAddr)}`);
+  const close = () => {
+    trace("close");
+    socket.close();
+  };
+  signal?.addEventListener("abort", close, { once: true });
+
+  let status = 0;
+  const fail = (error: unknown) => {
+    status = 1;
+    report(error);
+  };
+  try {
+    const peer = {
+      transport: "udp" as const,
+      hostname: await resolve(hostname),
+      port,
+    };
+    const buffer = new Uint8Array(MAX_DATAGRAM);
+    let receiving: ReturnType<typeof socket.receive> | undefined;
+    const unanswered: Uint8Array[] = [];
+
+    for (let batch; (batch = await next()) !== null;) {
+      const waiting: Uint8Array[] = [];
+      for (const data of batch) {
+        trace(`sendto ${data.length} bytes ${quoteBytes(data)}`, "to peer");
+        await socket.send(data, peer).then(
+          () => waiting.push(data),
+          (error) => fail(new Error(`send ${address}`, { cause: error })),
+        );
+      }
+
+      const end = performance.now() + timeout;
+      while (waiting.length > 0) {
+        // A receive() that was given up is still there for the next request.
+        receiving ??= socket.receive(buffer);
+        const reply = await withDeadline(receiving, end - performance.now())
+          .catch((error) => {
+            if (error instanceof Deno.errors.TimedOut) return null;
+            throw error;
+          });
+        if (reply === null) {
+          fail(new Error(`no reply from ${address} within ${timeout} ms`));
+          unanswered.push(...waiting);
+          break;
+        }
+        receiving = undefined;
+
+        const [data, sender] = reply as [Uint8Array, Deno.NetAddr];
+        if (sender.hostname !== peer.hostname || sender.port !== port) {
+          const from = formatAddress(sender);
+          report(
+            new Error(`ignored a datagram from ${from}, asked ${address}`),
+          );
+          continue;
+        }
+        trace(`recvfrom ${data.length} bytes ${quoteBytes(data)}`);
+        if (takeReply(data, waiting, unanswered)) {
+          await writeFull(output, encode("recv:"));
+          await writeFull(output, data);
+          await writeFull(output, encode("\n"));
+        } else trace("ignored: a late reply to an earlier line");
+      }
+    }
+  } finally {
+    signal?.removeEventListener("abort", close);
+    if (!signal?.aborted) close();
+  }
+  return status;
+}
+
+/**
+ * Finds out which request a reply belongs to, as far as its bytes tell, and
+ * takes that off its list. An echo is what was sent, or, if the server's buffer
+ * was small, its beginning; anything else is a reply to the oldest that waits.
+ *
+ * @returns Whether it is one that `waiting` waited for.
+ */
+function takeReply(
+  reply: Uint8Array,
+  waiting: Uint8Array[],
+  unanswered: Uint8Array[],
+): boolean {
+  const isStart = (sent: Uint8Array) =>
+    reply.every((byte, i) => byte === sent[i]);
+  const isSame = (sent: Uint8Array) =>
+    sent.length === reply.length && isStart(sent);
+  for (const belongs of [isSame, isStart, () => true]) {
+    for (const list of [waiting, unanswered]) {
+      const index = list.findIndex(belongs);
+      if (index < 0) continue;
+      list.splice(index, 1);
+      return list === waiting;
+    }
+  }
+  return false;
+}
+
+/** The address that datagrams from `hostname` will come from. */
+async function resolve(hostname: string): Promise<string> {
+  if (hostname.includes(":")) {
+    const bare = hostname.replace(/^\[|\]$/g, "");
+    return new URL(`http://[${bare}]`).hostname.slice(1, -1); // ::1, not 0::1
+  }
+  const found = await lookup(hostname, 4).catch(failed(`lookup ${hostname}`));
+  return found.address;
+}
+
+function encode(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(text);
+}
+
+/** Each line of standard input as one datagram, without its newline. */
+function inputLines({ ask }: Pick<Io, "ask">): ClientOptions["next"] {
+  return async () => {
+    const line = await ask("Input message(q to quit):");
+    return line && [line.at(-1) === NEWLINE ? line.subarray(0, -1) : line];
+  };
+}
+
+/** What `demo` sends where nobody types: the last two at once. */
+function builtInMessages(): ClientOptions["next"] {
+  const batches = [["hello"], [""], ["two datagrams", "stay two"]];
+  return () => Promise.resolve(batches.shift()?.map(encode) ?? null);
+}
+
+/** Options of {@linkcode demo}. */
+export interface DemoOptions extends ServerOptions, ClientOptions {
+  /** Leaves out the diagram. */
+  quiet?: boolean;
+  /** Sends built-in messages. */
+  script?: boolean;
+  /** Whether there is anything to read from standard input. */
+  hasInput: () => Promise<boolean>;
+  /** Prints a line. */
+  print: (line: string) => void;
+}
+
+/** Forks the server, runs the client; resolves to the worst status. */
+export async function demo(options: DemoOptions): Promise<number> {
+  const { hostname = "127.0.0.1", port = 0, messages = 0, quiet, print } =
+    options;
+  const { bufferSize = MAX_DATAGRAM } = options;
+  const next = options.script || !await options.hasInput()
+    ? builtInMessages()
+    : options.next;
+  const diagram = new SequenceDiagram();
+  const trace = traceTo(diagram.lane("client"));
+
+  let status = 0;
+  const forked = await forkServer({
+    ...options,
+    url: import.meta.url,
+    flags: SERVER_FLAGS,
+    args: { host: hostname, port, messages, "buffer-size": bufferSize },
+    onEvent: diagram.lane("server"),
+  }, async (port, stop) => {
+    status = await client({ ...options, next, port, trace });
+    stop(); // There is no end of a connection for the server to see.
+  });
+  if (!quiet) print(diagram.draw());
+  return Math.max(status, forked);
+}
+
+const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
+
+if (import.meta.main) {
+  const messages = integerOption("how many to answer, 0: no limit", 10);
+  const bufferSize = integerOption("bytes read of each", 65535, 1, 65535);
+  const serves = { messages, "buffer-size": bufferSize };
+  const wait = integerOption("milliseconds to wait", 1000, 1, 2 ** 31 - 1);
+  const script = flagOption("send built-in messages, and read no input");
+
+  await runLesson({
+    url: import.meta.url,
+    title: "UDP echo: datagrams, with no connection",
+    modes: {
+      demo: mode({
+        help: "a server process, and a client on standard input",
+        flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
+        options: {
+          ...demoOptions,
+          ...serves,
+          messages: { ...messages, default: 0 },
+          timeout: wait,
+          script,
+        },
+        run: (options) =>
+          demo({
+            ...options,
+            bufferSize: options["buffer-size"],
+            next: inputLines(options),
+          }),
+      }),
+      server: mode({
+        help: "sends each datagram back to its sender",
+        flags: SERVER_FLAGS,
+        options: { ...serverOptions, ...serves },
+        operands: ["port"],
+        run: (options) =>
+          server({ ...options, bufferSize: options["buffer-size"] }),
+      }),
+      client: mode({
+        help: "sends each line of standard input, up to q or Q",
+        flags: ["--allow-net", "--unstable-net"],
+        options: { ...clientOptions, timeout: wait },
+        operands: ["host", "port"],
+        run: (options) => client({ ...options, next: inputLines(options) }),
+      }),
+    },
+  });
+}

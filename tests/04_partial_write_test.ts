@@ -1,0 +1,92 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { hasProgram, LessonProcess, onTerminal, run } from "./testing.ts";
+
+const LESSON = "04_partial_write.ts";
+const TOTAL = 64 * 1024 * 1024;
+
+/** The rows of the table behind `title`, without its head. */
+function table(stdout: string, title: string): string[][] {
+  const section = stdout.slice(stdout.indexOf(title)).split("\n\n")[0];
+  return section.trimEnd().split("\n").slice(2)
+    .map((row) => row.trim().split(/ {2,}/));
+}
+
+Deno.test("04 shows what write() returns and what follows from it", async () => {
+  const { code, stdout, stderr } = await run(LESSON, []);
+  assertEquals([code, stderr], [0, ""]);
+
+  const writes = table(stdout, "Nobody reads.");
+  let left = TOTAL;
+  for (const [i, [number, offered, accepted]] of writes.entries()) {
+    assertEquals([number, offered], [`${i + 1}`, `${left}`]);
+    if (i === writes.length - 1) assertMatch(accepted, /^still waiting/);
+    else {
+      assert(Number(accepted) > 0 && Number(accepted) < left, accepted);
+      left -= Number(accepted);
+    }
+  }
+  assert(writes.length > 1, "no write was accepted");
+
+  const [, , sent, got] = stdout.match(
+    /^ +bytes +SHA-256\n(sent +(.*)\ngot +(.*))$/m,
+  )!;
+  assertMatch(sent, new RegExp(`^${TOTAL} +[0-9a-f]{64}$`));
+  assertEquals(sent, got);
+
+  const [[, believed], [, received], [, lost]] = table(
+    stdout,
+    "The same write",
+  );
+  assertEquals(Number(believed), TOTAL);
+  assert(Number(lost) > 0);
+  assertEquals(Number(received) + Number(lost), TOTAL);
+
+  const [stuck, freed] = table(stdout, "All of it written to an echo server");
+  assertMatch(stuck[0], /^no byte moved/);
+  assert(Number(stuck[2]) < Number(stuck[1]) && Number(stuck[1]) < TOTAL);
+  assertEquals(freed, ["it reads as well: same bytes", `${TOTAL}`, `${TOTAL}`]);
+
+  const [many, one] = table(stdout, "Where does a write end");
+  assertEquals([many[0], one[0]], ["one two three", "onetwothree"]);
+  assertEquals(many[1].replaceAll(" ", ""), "onetwothree");
+  assert(one[1].split(" ").length >= 3, one[1]);
+  assertEquals(one[1].replaceAll(" ", ""), "onetwothree");
+
+  const [[, raced], [, inTurn]] = table(stdout, "Two writers at once");
+  assert(Number(raced) >= 2);
+  assertEquals(inTurn, "2");
+
+  assertEquals(table(stdout, "Writing to a peer").slice(0, 3), [
+    ["0 bytes, the peer is there", "0 accepted"],
+    ["5 bytes, the peer has closed", "5 accepted"],
+    ["5 more bytes", "EPIPE"],
+  ]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("04 names the permission that is missing", async () => {
+  const { code, stdout, stderr } = await run(LESSON, [], { flags: [] });
+  assertEquals([code, stdout], [1, ""]);
+  assertMatch(stderr, /^04_partial_write: .*--allow-net.*\n$/);
+});
+
+Deno.test("04 shows progress on a terminal, and takes it away again", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, [], { wrapper: onTerminal });
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.includes("reading ["), "no bar");
+  assert(stdout.includes("100%"), "not to the end");
+  assert(stdout.lastIndexOf("\x1b[K") < stdout.indexOf("SHA-256"), "it stays");
+});
+
+Deno.test("04 ends at once on Ctrl+C", async () => {
+  for (const title of ["Nobody reads", "The same write", "All of it written"]) {
+    await using process = new LessonProcess(LESSON, []);
+    await process.stdoutHas(title);
+    process.kill("SIGINT");
+    const { code, stderr } = await process.result();
+    assertEquals([code, stderr], [130, ""]);
+  }
+});

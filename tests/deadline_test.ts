@@ -1,0 +1,52 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { abortable, withDeadline } from "../lib/deadline.ts";
+
+const never = new Promise<never>(() => {});
+
+Deno.test("withDeadline() passes results and errors on, and leaves no timer", async () => {
+  assertEquals(await withDeadline(Promise.resolve(1), 60_000), 1);
+  const error = new RangeError("mine");
+  const rejected = await assertRejects(
+    () => withDeadline(Promise.reject(error), 60_000),
+    RangeError,
+  );
+  assertEquals(rejected, error);
+});
+
+Deno.test("withDeadline() rejects with TimedOut when the time is over", async () => {
+  for (const milliseconds of [1, 0, -5]) {
+    await assertRejects(
+      () => withDeadline(never, milliseconds),
+      Deno.errors.TimedOut,
+      `Timed out after ${milliseconds} ms`,
+    );
+  }
+});
+
+Deno.test("abortable() passes results and errors on, and leaves no listener", async () => {
+  let listeners = 0;
+  const signal = {
+    aborted: false,
+    addEventListener: () => listeners++,
+    removeEventListener: () => listeners--,
+  } as unknown as AbortSignal;
+  assertEquals(await abortable(Promise.resolve(1), signal), 1);
+  await assertRejects(
+    () => abortable(Promise.reject(new RangeError()), signal),
+    RangeError,
+  );
+  assertEquals(listeners, 0);
+  assertEquals(await abortable(Promise.resolve(1)), 1);
+});
+
+Deno.test("abortable() rejects with the reason, before and while it waits", async () => {
+  const stop = new AbortController();
+  const waiting = assertRejects(
+    () => abortable(never, stop.signal),
+    TypeError,
+    "enough",
+  );
+  stop.abort(new TypeError("enough"));
+  await waiting;
+  await assertRejects(() => abortable(never, stop.signal), TypeError);
+});

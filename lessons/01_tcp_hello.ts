@@ -17,7 +17,7 @@
  * and the client twice, and draws what both of them did.
  *
  * In the tutorial: `run_client` is `client()`, `lession63_` is `server()`,
- * `lession63` is `demo()`. Its steps, "TCP连接客户端的流程" and
+ * `lession63` is `demo()` (there the client is the child). Its steps, "TCP连接客户端的流程" and
  * "TCP连接服务器的流程", are the two lanes of the diagram.
  *
  * What the tutorial's program gets wrong:
@@ -27,8 +27,10 @@
  *   reply, and a message that fills the buffer has no NUL to stop at.
  * - `accept` gets a `cliaddrlen` that was never set: it says how large the
  *   address buffer is. Deno asks for the address itself.
- * - One failed write ends the whole server. So does, in Deno, the obvious
- *   `for await (const conn of listener)`: see the ENOTCONN below.
+ * - One failed write ends the whole server. In Deno one reset would do, with the
+ *   obvious `for await (const conn of listener)`: see the ENOTCONN below.
+ * - The child sleeps for a second and hopes that the server is up by then. The
+ *   parent serves for ever, and never gets to its `wait`.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -46,7 +48,7 @@
  *
  * Try it:
  * - `server`, and in another terminal `client --message 'how are you?'`; or
- *   `nc 127.0.0.1 9527`, and type a line: the reply comes, then nc ends.
+ *   `nc 127.0.0.1 9527`, and type a line: the reply comes. Ctrl+D ends nc.
  * - `server`, one `nc 127.0.0.1 9527` that types nothing, then `client`: it
  *   waits until nc is gone, for the server reads from nc. But it is connected.
  * - `(printf hel; sleep 1; printf lo) | nc 127.0.0.1 9527` answers `hel`.
@@ -85,19 +87,29 @@ const BUFFER_SIZE = 1024;
 
 /** Options of {@linkcode server}. */
 export interface ServerOptions {
+  /** The address to listen on; every one of this host by default. */
   hostname?: string;
+  /** The port, 9527 by default; 0 lets the kernel choose one. */
   port?: number;
-  /** How many completed connections may wait for `accept`, less one. */
+  /** The queue length for listen(2), 3 by default; Linux lets one more in. */
   backlog?: number;
-  /** How many to serve before it ends; 0 is no limit. */
+  /** How many clients to serve, 0 by default: no limit. */
   connections?: number;
-  /** Ends the server and the connection that is open. */
+  /** Ends the server, and the connection that is open. */
   signal?: AbortSignal;
+  /** Gets the address when the server listens. */
   onListen?: (address: Deno.NetAddr) => void;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Serves one client after the other; resolves when it has closed. */
+/**
+ * Serves one client after the other. Resolves when it has closed, by itself or
+ * because of the signal.
+ *
+ * @throws {Error} `listen HOST:PORT`, with the system's error as its `cause`.
+ * @throws The signal's reason, if it is aborted already.
+ */
 export async function server(options: ServerOptions = {}): Promise<void> {
   const { hostname = "0.0.0.0", port = 9527, backlog = 3, connections = 0 } =
     options;
@@ -112,34 +124,40 @@ export async function server(options: ServerOptions = {}): Promise<void> {
   trace(`socket, bind, listen ${formatAddress(listener.addr)}`);
 
   let conn: Deno.TcpConn | undefined;
-  const close = () => {
+  const hangUp = () => {
     if (conn) trace("close", "to peer");
     conn?.[Symbol.dispose]();
     conn = undefined;
   };
   // Closing makes a waiting accept() or read() reject, so the loop ends.
-  signal?.addEventListener("abort", () => {
+  const stop = () => {
     listener[Symbol.dispose]();
-    close();
-  }, { once: true });
+    hangUp();
+  };
+  signal?.addEventListener("abort", stop);
   onListen?.(listener.addr);
 
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
       conn = await listener.accept();
+      signal?.throwIfAborted(); // Both may have come at once.
       trace(`accept ${formatAddress(conn.remoteAddr)}`);
       await answer(conn, trace);
     } catch (error) {
       if (signal?.aborted) break;
-      // Without a connection, accept() has failed. That is the end, but for one
-      // case: a client that connected and reset the connection before its turn
-      // came. accept4(2) succeeds, and then Deno's getpeername(2) says
-      // ENOTCONN. This client is gone; the others are not.
-      if (!conn && !(error instanceof Deno.errors.NotConnected)) throw error;
+      // Without a connection, accept() has failed. That is the end, unless it
+      // is about one client that is gone already: reset before its turn came,
+      // accept4(2) succeeds, but then Deno's getpeername(2) says ENOTCONN.
+      // (Other systems, and accept(2), have ECONNABORTED for it.)
+      const isGone = error instanceof Deno.errors.NotConnected ||
+        error instanceof Deno.errors.ConnectionAborted;
+      if (!conn && !isGone) throw error;
       trace(`client is gone: ${describeError(error)}`);
+    } finally {
+      hangUp();
     }
-    close();
   }
+  signal?.removeEventListener("abort", stop);
   trace("close listener");
 }
 
@@ -157,18 +175,26 @@ async function answer(conn: Deno.TcpConn, trace: Trace): Promise<void> {
 
 /** Options of {@linkcode client}. */
 export interface ClientOptions {
+  /** The server's address, 127.0.0.1 by default. */
   hostname?: string;
+  /** The server's port, 9527 by default. */
   port?: number;
   /** What to send; a newline is added. */
   message?: string;
   /** Where the reply goes, byte for byte. */
   output: { write(p: Uint8Array): Promise<number> };
-  /** Gives up. */
+  /** Ends the client, which rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Sends one message, and reads once for the reply. */
+/**
+ * Sends one message, and reads once for the reply.
+ *
+ * @throws {Error} `connect HOST:PORT`, `write failed!` or `read failed!`, with
+ * the system's error as its `cause`.
+ */
 export async function client(options: ClientOptions): Promise<void> {
   const { hostname = "127.0.0.1", port = 9527, message = "hello,hello" } =
     options;
@@ -176,18 +202,19 @@ export async function client(options: ClientOptions): Promise<void> {
   const address = formatAddress({ hostname, port });
   const encoder = new TextEncoder();
   let conn: Deno.TcpConn | undefined;
-  const close = () => {
+  const hangUp = () => {
     if (conn) trace("close", "to peer");
     conn?.[Symbol.dispose]();
     conn = undefined;
   };
-  signal?.addEventListener("abort", close);
+  signal?.addEventListener("abort", hangUp);
   try {
     // Create a socket and connect it to the server's address. The kernel
     // chooses the address and port of this side.
     trace(`socket, connect ${address}`, "to peer");
     conn = await Deno.connect({ hostname, port, signal })
       .catch(failed(`connect ${address}`));
+    signal?.throwIfAborted(); // Both may have come at once.
 
     const data = encoder.encode(message + "\n");
     trace(`write ${data.length} bytes ${quoteBytes(data)}`, "to peer");
@@ -198,9 +225,11 @@ export async function client(options: ClientOptions): Promise<void> {
     if (count === null) throw new Error("read failed!: End of stream");
     trace(`read ${count} bytes`);
     await writeFull(output, buffer.subarray(0, count));
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
   } finally {
-    signal?.removeEventListener("abort", close);
-    close();
+    signal?.removeEventListener("abort", hangUp);
+    hangUp();
     await writeFull(output, encoder.encode("client done!!\n"));
   }
 }
@@ -217,14 +246,13 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
 
 /** Forks the server, runs the client twice; resolves to the worst status. */
 export async function demo(options: DemoOptions): Promise<number> {
-  const { hostname = "127.0.0.1", port = 0, backlog = 3, quiet, print } =
+  const { hostname = "127.0.0.1", port = 0, backlog = 3, connections = 2 } =
     options;
-  const connections = options.connections || 2;
+  const { quiet, print } = options;
   const diagram = new SequenceDiagram();
   const trace = traceTo(diagram.lane("client"));
 
-  // After fork() the tutorial's client sleeps for a second and hopes that the
-  // server is up by then. This one waits until the server says so.
+  // After fork(), the client runs when the server says that it listens.
   const status = await forkServer({
     ...options,
     url: import.meta.url,
@@ -233,7 +261,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     onEvent: diagram.lane("server"),
   }, async (port) => {
     for (let i = 0; i < connections; i++) {
-      await client({ ...options, port, trace });
+      await client({ ...options, hostname, port, trace });
     }
   });
   if (!quiet) print(diagram.draw());
@@ -250,6 +278,7 @@ if (import.meta.main) {
     2 ** 31 - 1,
   );
   const connections = integerOption("how many to serve, 0: no limit", 0);
+  const clients = integerOption("how many clients, in turn", 2, 1);
   const message = textOption("what to send, with a newline", "hello,hello");
 
   await runLesson({
@@ -259,7 +288,7 @@ if (import.meta.main) {
       demo: mode({
         help: "a server process, and two clients in turn",
         flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, backlog, connections, message },
+        options: { ...demoOptions, backlog, connections: clients, message },
         run: demo,
       }),
       server: mode({

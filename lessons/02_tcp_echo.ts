@@ -29,11 +29,14 @@
  * - It takes the end of a client's stream for an error ("read failed!") and
  *   ends, so its loop over two clients never gets to the second.
  * - The client loops for ever at the end of its input: `fgets` then leaves the
- *   buffer empty, and an empty line is sent, and sent again.
+ *   buffer empty, nothing is sent, and it prompts again, and again.
  * - `fgets` cuts lines at 255 bytes, and `strlen` cuts them at the first NUL.
- * - The client writes all of a line before it reads: once a line outgrows the
- *   socket buffers, both sides wait for the other to read. Here writing and
- *   reading go on at the same time; lesson 04 shows the lock-up.
+ * - The client writes all of a line before it reads. That goes well because its
+ *   lines are short: once one outgrows the socket buffers, each side waits for
+ *   the other to read. Here writing and reading go on at the same time; lesson
+ *   04 shows the lock-up.
+ * - Nothing makes its first client wait until the server listens (the `sleep` is
+ *   commented out), and a connect that is refused says nothing.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -47,7 +50,7 @@
  *
  * Try it:
  * - `server`, and in another terminal `client`: type lines, and `Q` to quit.
- *   Or `nc 127.0.0.1 9527`: any client will do, and Ctrl+D ends its side.
+ *   Or `nc -N 127.0.0.1 9527`: any client will do, and Ctrl+D ends its side.
  * - `server --connections 0`, then `client < /usr/bin/env > copy`: a file that
  *   is no text. `head -c 12 copy` shows `from server ` before its first line.
  * - `client`, and `kill -9` the server between two lines: `read failed!`. The
@@ -90,19 +93,29 @@ const NEWLINE = 0x0a;
 
 /** Options of {@linkcode server}. */
 export interface ServerOptions {
+  /** The address to listen on; every one of this host by default. */
   hostname?: string;
+  /** The port, 9527 by default; 0 lets the kernel choose one. */
   port?: number;
-  /** How many completed connections may wait for `accept`, less one. */
+  /** The queue length for listen(2), 3 by default; Linux lets one more in. */
   backlog?: number;
-  /** How many to serve before it ends; 0 is no limit. */
+  /** How many clients to serve, 2 by default; 0 is no limit. */
   connections?: number;
-  /** Ends the server and the connection that is open. */
+  /** Ends the server, and the connection that is open. */
   signal?: AbortSignal;
+  /** Gets the address when the server listens. */
   onListen?: (address: Deno.NetAddr) => void;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Echoes one client after the other; resolves when it has closed. */
+/**
+ * Echoes one client after the other. Resolves when it has closed, by itself or
+ * because of the signal.
+ *
+ * @throws {Error} `listen HOST:PORT`, with the system's error as its `cause`.
+ * @throws The signal's reason, if it is aborted already.
+ */
 export async function server(options: ServerOptions = {}): Promise<void> {
   const { hostname = "0.0.0.0", port = 9527, backlog = 3, connections = 2 } =
     options;
@@ -115,32 +128,37 @@ export async function server(options: ServerOptions = {}): Promise<void> {
   trace(`socket, bind, listen ${formatAddress(listener.addr)}`);
 
   let conn: Deno.TcpConn | undefined;
-  const close = () => {
+  const hangUp = () => {
     if (conn) trace("close", "to peer");
     conn?.[Symbol.dispose]();
     conn = undefined;
   };
   // Closing makes a waiting accept() or read() reject, so the loop ends.
-  signal?.addEventListener("abort", () => {
+  const stop = () => {
     listener[Symbol.dispose]();
-    close();
-  }, { once: true });
+    hangUp();
+  };
+  signal?.addEventListener("abort", stop);
   onListen?.(listener.addr);
 
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
       conn = await listener.accept();
+      signal?.throwIfAborted(); // Both may have come at once.
       trace(`accept ${formatAddress(conn.remoteAddr)}`);
       await echo(conn, trace);
     } catch (error) {
       if (signal?.aborted) break;
-      // A reset ends this client only; ENOTCONN is a reset before its turn
-      // (lesson 01). But a failed accept() is the end.
-      if (!conn && !(error instanceof Deno.errors.NotConnected)) throw error;
+      // A reset ends this client only, also one before its turn (lesson 01).
+      const isGone = error instanceof Deno.errors.NotConnected ||
+        error instanceof Deno.errors.ConnectionAborted;
+      if (!conn && !isGone) throw error;
       trace(`client is gone: ${describeError(error)}`);
+    } finally {
+      hangUp();
     }
-    close();
   }
+  signal?.removeEventListener("abort", stop);
   trace("close listener");
 }
 
@@ -160,18 +178,26 @@ async function echo(conn: Deno.TcpConn, trace: Trace): Promise<void> {
 
 /** Options of {@linkcode client}. */
 export interface ClientOptions {
+  /** The server's address, 127.0.0.1 by default. */
   hostname?: string;
+  /** The server's port, 9527 by default. */
   port?: number;
   /** Gets the next line to send, with its newline; `null` is the end. */
   nextLine: () => Promise<Uint8Array | null>;
   /** Where the replies go, byte for byte. */
   output: { write(p: Uint8Array): Promise<number> };
-  /** Gives up. */
+  /** Ends the client, which rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Sends line after line, and waits for each one's echo. */
+/**
+ * Sends line after line, and waits for each one's echo.
+ *
+ * @throws {Error} `connect HOST:PORT`, `write failed!` or `read failed!`, with
+ * the system's error as its `cause`.
+ */
 export async function client(options: ClientOptions): Promise<void> {
   const { hostname = "127.0.0.1", port = 9527, nextLine, output } = options;
   const { signal, trace = () => {} } = options;
@@ -180,16 +206,17 @@ export async function client(options: ClientOptions): Promise<void> {
     writeFull(output, new TextEncoder().encode(text));
 
   let conn: Deno.TcpConn | undefined;
-  const close = () => {
+  const hangUp = () => {
     if (conn) trace("close", "to peer");
     conn?.[Symbol.dispose]();
     conn = undefined;
   };
-  signal?.addEventListener("abort", close);
+  signal?.addEventListener("abort", hangUp);
   try {
     trace(`socket, connect ${address}`, "to peer");
     conn = await Deno.connect({ hostname, port, signal })
       .catch(failed(`connect ${address}`));
+    signal?.throwIfAborted(); // Both may have come at once.
 
     for (let line; (line = await nextLine()) !== null;) {
       signal?.throwIfAborted();
@@ -208,9 +235,11 @@ export async function client(options: ClientOptions): Promise<void> {
       await writeFull(output, reply);
       if (reply.at(-1) !== NEWLINE) await print("\n");
     }
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
   } finally {
-    signal?.removeEventListener("abort", close);
-    close();
+    signal?.removeEventListener("abort", hangUp);
+    hangUp();
     await print("client done!!\n");
   }
 }
@@ -231,9 +260,9 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
 
 /** Forks the server, runs the clients in turn; resolves to the worst status. */
 export async function demo(options: DemoOptions): Promise<number> {
-  const { hostname = "127.0.0.1", port = 0, backlog = 3, quiet, print } =
+  const { hostname = "127.0.0.1", port = 0, backlog = 3, connections = 2 } =
     options;
-  const connections = options.connections || 2;
+  const { quiet, print } = options;
   const nextLine = options.script || !await options.hasInput()
     ? builtInLines()
     : options.nextLine;
@@ -248,7 +277,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     onEvent: diagram.lane("server"),
   }, async (port) => {
     for (let i = 0; i < connections; i++) {
-      await client({ ...options, nextLine, port, trace });
+      await client({ ...options, hostname, port, nextLine, trace });
     }
   });
   if (!quiet) print(diagram.draw());
@@ -277,6 +306,7 @@ if (import.meta.main) {
     2 ** 31 - 1,
   );
   const connections = integerOption("how many to serve, 0: no limit", 2);
+  const clients = integerOption("how many clients, in turn", 2, 1);
   const script = flagOption("send built-in lines, and read no input");
 
   await runLesson({
@@ -286,7 +316,7 @@ if (import.meta.main) {
       demo: mode({
         help: "a server process, and clients in turn on standard input",
         flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, backlog, connections, script },
+        options: { ...demoOptions, backlog, connections: clients, script },
         run: (options) => demo({ ...options, nextLine: inputLines(options) }),
       }),
       server: mode({

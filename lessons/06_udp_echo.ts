@@ -88,19 +88,29 @@ const NEWLINE = 0x0a;
 
 /** Options of {@linkcode server}. */
 export interface ServerOptions {
+  /** The address to bind to; every one of this host by default. */
   hostname?: string;
+  /** The port, 9527 by default; 0 lets the kernel choose one. */
   port?: number;
-  /** How many datagrams to send back before it ends; 0 is no limit. */
+  /** How many datagrams to send back, 10 by default; 0 is no limit. */
   messages?: number;
-  /** Bytes of a datagram that are read; the rest is thrown away. */
+  /** Bytes of a datagram that are read, by default all; the rest is lost. */
   bufferSize?: number;
   /** Ends the server. */
   signal?: AbortSignal;
+  /** Gets the address when datagrams can be sent to it. */
   onListen?: (address: Deno.NetAddr) => void;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Sends each datagram back to its sender; resolves when it has closed. */
+/**
+ * Sends each datagram back to its sender. Resolves when it has closed, by
+ * itself or because of the signal.
+ *
+ * @throws {Error} `bind HOST:PORT`, with the system's error as its `cause`.
+ * @throws The signal's reason, if it is aborted already.
+ */
 export async function server(options: ServerOptions = {}): Promise<void> {
   const { hostname = "0.0.0.0", port = 9527, messages = 10 } = options;
   const { bufferSize = MAX_DATAGRAM, signal, onListen, trace = () => {} } =
@@ -145,22 +155,30 @@ export async function server(options: ServerOptions = {}): Promise<void> {
 
 /** Options of {@linkcode client}. */
 export interface ClientOptions {
+  /** The server's address, 127.0.0.1 by default. */
   hostname?: string;
+  /** The server's port, 9527 by default. */
   port?: number;
   /** What to send next: one datagram, or several at once; then `null`. */
   next: () => Promise<Uint8Array[] | null>;
-  /** How long to wait for the replies, in milliseconds. */
+  /** How long to wait for the replies, in milliseconds, 1000 by default. */
   timeout?: number;
   /** Where the replies go, byte for byte. */
   output: { write(p: Uint8Array): Promise<number> };
   /** Gets what went wrong with a datagram; the others go on. */
   report: (error: unknown) => void;
-  /** Gives up. */
+  /** Ends the client, which rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
 
-/** Sends datagrams, and waits for the replies; resolves to the exit status. */
+/**
+ * Sends datagrams, and waits for their replies.
+ *
+ * @returns 0, or 1 if there was one without a reply.
+ * @throws {Error} `lookup HOST`, with the system's error as its `cause`.
+ */
 export async function client(options: ClientOptions): Promise<number> {
   const { hostname = "127.0.0.1", port = 9527, next, timeout = 1000 } = options;
   const { output, report, signal, trace = () => {} } = options;
@@ -238,6 +256,8 @@ export async function client(options: ClientOptions): Promise<number> {
         } else trace("ignored: a late reply to an earlier line");
       }
     }
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
   } finally {
     signal?.removeEventListener("abort", close);
     if (!signal?.aborted) close();
@@ -331,7 +351,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     args: { host: hostname, port, messages, "buffer-size": bufferSize },
     onEvent: diagram.lane("server"),
   }, async (port, stop) => {
-    status = await client({ ...options, next, port, trace });
+    status = await client({ ...options, hostname, port, next, trace });
     stop(); // There is no end of a connection for the server to see.
   });
   if (!quiet) print(diagram.draw());

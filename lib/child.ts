@@ -22,10 +22,13 @@ export interface ServerCommand {
   onEvent(event: ServerEvent): void;
 }
 
-/** What a server traces: see `lib/trace.ts`. */
+/** What a server traces: see `TraceEvent` in `lib/trace.ts`. */
 export interface ServerEvent {
+  /** Milliseconds since 1970, in fractions. */
   at: number;
+  /** What happens. */
   what: string;
+  /** Whether bytes or a connection go to the other side. */
   toPeer: boolean;
 }
 
@@ -44,7 +47,7 @@ const GRACE = 2000;
  * @param parent What this process does meanwhile, with the server's port; it
  * calls `stop` if the server would not end by itself.
  * @returns The worst exit status: the server's, or 1 if `parent` failed.
- * @throws {Error} `fork failed!`, for a cause: `Deno.errors.NotFound` if there
+ * @throws {Error} `fork failed!`; its `cause` is `Deno.errors.NotFound` if there
  * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
  */
 export async function forkServer(
@@ -72,11 +75,17 @@ export async function forkServer(
     throw new Error("fork failed!", { cause: error });
   }
 
+  let running = true;
   let killer: ReturnType<typeof setTimeout> | undefined;
-  function stop() {
+  const stop = () => {
     child.stdin.close().catch(() => {}); // The child may have ended meanwhile.
-    killer ??= setTimeout(() => child.kill("SIGKILL"), GRACE);
-  }
+    if (running) killer ??= setTimeout(() => child.kill("SIGKILL"), GRACE);
+  };
+  const ended = child.status.then(({ code }) => {
+    running = false;
+    clearTimeout(killer);
+    return code;
+  });
   signal?.addEventListener("abort", stop);
   if (signal?.aborted) stop();
 
@@ -87,27 +96,26 @@ export async function forkServer(
     }
   })();
   const lines = textLines(child.stdout);
-  const ready = (await lines.next()).value;
   let status = 0;
-  if (ready !== undefined) { // Else it ended, and has said why.
-    print(ready);
-    try {
+  try {
+    const ready = (await lines.next()).value;
+    if (ready !== undefined) { // Else it ended, and has said why.
+      print(ready);
       await parent(Number(ready.split(":").at(-1)), stop);
-    } catch (error) {
-      report(error);
-      status = 1;
-      stop();
     }
+  } catch (error) {
+    report(error);
+    status = 1;
+    stop();
   }
 
   // Only now the lines after the first: what `parent` prints is in one piece.
   for await (const line of lines) print(line);
   await tracing;
-  const { code } = await child.status;
-  clearTimeout(killer);
   signal?.removeEventListener("abort", stop);
+  status = Math.max(status, await ended);
   child.stdin.close().catch(() => {});
-  return Math.max(status, code);
+  return status;
 }
 
 /** The lines of a stream of text, as they come in. */

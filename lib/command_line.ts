@@ -54,7 +54,7 @@ export function textOption(help: string, usual: string): TextOption {
   return { kind: "text", help, default: usual };
 }
 
-/** Describes an option that takes a number; `max` is any safe integer. */
+/** Describes an option that takes a number, from 0 to any unless said. */
 export function integerOption(
   help: string,
   usual: number,
@@ -99,7 +99,10 @@ export const demoOptions = {
  * of the lessons' functions have.
  */
 export interface Io {
-  /** Aborted by SIGINT, by SIGTERM, and when standard output is closed. */
+  /**
+   * Aborted by SIGINT, by SIGTERM, when standard output is closed, and for a
+   * `--child` when standard input ends.
+   */
   signal: AbortSignal;
   /** Traces to standard error, unless `--quiet` is given. */
   trace: Trace;
@@ -156,7 +159,7 @@ export function mode<O extends Options>(definition: Mode<O>): Mode {
   return definition;
 }
 
-/** The command line asks for what there is not: exit code 2. */
+/** The command line cannot be understood: exit code 2. */
 export class UsageError extends Error {}
 
 /** What {@linkcode parseCommandLine} found. */
@@ -174,6 +177,7 @@ export interface CommandLine {
  *
  * @param lesson The lesson that it is for.
  * @param argv The arguments, as `Deno.args`.
+ * @returns The mode to run and its options, or the mode `"help"`.
  * @throws {UsageError} If the lesson cannot be run like this.
  */
 export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
@@ -310,19 +314,25 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     }
   };
   // Nobody reads our output any more (`| head -1`): a program in C would be
-  // ended by SIGPIPE here. This one cleans up first.
+  // ended by SIGPIPE here. This one cleans up first, and is as quiet; but a
+  // full disk it reports.
+  const lostOutput = (error: unknown) => {
+    if (!(error instanceof Deno.errors.BrokenPipe)) {
+      report(new Error("write stdout", { cause: error }));
+    }
+    stop.abort(error);
+  };
   const print = (line: string) => {
     const error = tryWrite(Deno.stdout, line + "\n");
-    if (error instanceof Deno.errors.BrokenPipe) stop.abort(error);
-    else if (error !== null) failed("write stdout")(error);
+    if (error !== null) lostOutput(error);
   };
   const output: Io["output"] = {
     async write(p) {
       try {
         return await Deno.stdout.write(p);
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) stop.abort(error);
-        return failed("write stdout")(error);
+        lostOutput(error);
+        throw error;
       }
     },
   };
@@ -352,7 +362,7 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     }
     if (values.child) endWithStdin(stop);
     const isTyped = Deno.stdin.isTerminal();
-    const lines = new LineReader(Deno.stdin, stop);
+    const lines = new LineReader(Deno.stdin, { signal: stop.signal });
     const io: Io = {
       signal: stop.signal,
       trace: values.quiet
@@ -475,6 +485,9 @@ export function needUnstableNet(): void {
  * Puts an error in one line: `ECONNREFUSED (Connection refused)`, behind the
  * errors that it is the cause of.
  *
+ * @param error What was thrown.
+ * @returns One line, without the number of the system's error.
+ *
  * @example
  * ```ts
  * import { assertEquals } from "@std/assert";
@@ -489,11 +502,11 @@ export function needUnstableNet(): void {
  */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  if (error.cause !== undefined) {
-    return `${error.message}: ${describeError(error.cause)}`;
-  }
   const message = error.message.replace(/ \(os error \d+\)$/, "")
     .replace(/\s*\n\s*/g, " ");
+  if (error.cause !== undefined) {
+    return `${message}: ${describeError(error.cause)}`;
+  }
   const { code } = error as { code?: unknown };
   if (typeof code === "string") return `${code} (${message})`;
   const isTimeout = error instanceof Deno.errors.TimedOut ||

@@ -62,7 +62,7 @@ export class WriteZeroError extends Deno.errors.WriteZero {
   }
 }
 
-/** As in Go's `io.ErrNoProgress`: more empty reads than this are no accident. */
+/** As in Go's `io.ErrNoProgress`: so many empty reads are no accident. */
 const MAX_EMPTY_READS = 100;
 
 /**

@@ -5,6 +5,8 @@
  */
 
 const NEWLINE = 0x0a;
+/** So many empty reads are no accident. */
+const MAX_EMPTY = 100;
 
 /** Options of {@linkcode LineReader}. */
 export interface LineReaderOptions {
@@ -55,6 +57,7 @@ export class LineReader {
    *
    * @returns The line with its newline, without one if the input ends before
    * it, or `null` if there is no line left.
+   * @throws {Error} If the reader returns 0 bytes 100 times in a row.
    * @throws The reader's own errors, and the signal's reason.
    */
   async readLine(): Promise<Uint8Array | null> {
@@ -82,10 +85,14 @@ export class LineReader {
    * Waits until there is at least one more byte, or none will come.
    *
    * @returns Whether the input has ended.
+   * @throws {Error} If the reader returns 0 bytes 100 times in a row.
    * @throws The reader's own errors, and the signal's reason.
    */
   async atEnd(): Promise<boolean> {
-    while (this.#rest.length === 0) {
+    for (let reads = 0; this.#rest.length === 0; reads++) {
+      if (reads === MAX_EMPTY) {
+        throw new Error(`Reader made no progress in ${MAX_EMPTY} reads`);
+      }
       const count = await this.#read();
       if (count === null) return true;
       // A copy: lines that were handed out must outlive the next read.
@@ -112,6 +119,9 @@ export class LineReader {
 /**
  * Whether a line is the tutorial's word for "enough": `q` or `Q`, and nothing
  * else but its newline.
+ *
+ * @param line The line, with or without its newline.
+ * @returns Whether it is.
  *
  * @example
  * ```ts

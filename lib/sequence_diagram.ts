@@ -10,7 +10,7 @@ import { bold, cyan } from "@std/fmt/colors";
 
 /** One row of a diagram: what one side did, and when. */
 export interface SequenceEvent {
-  /** When it happened; the rows are sorted by it. */
+  /** When it happened, in milliseconds; the rows are sorted by it. */
   at: number;
   /** What happened, in ASCII. */
   what: string;
@@ -45,7 +45,7 @@ export interface SequenceOptions {
 export class SequenceDiagram {
   #events: (SequenceEvent & { isClient: boolean })[] = [];
 
-  /** Returns what takes the events of one side, in any order. */
+  /** Returns a function that takes the events of one side, in any order. */
   lane(side: "client" | "server"): (event: SequenceEvent) => void {
     const isClient = side === "client";
     return (event) => this.#events.push({ ...event, isClient });

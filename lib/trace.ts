@@ -35,6 +35,7 @@ export interface TraceEvent {
  * Makes a {@linkcode Trace} that hands its events to `sink`.
  *
  * @param sink What is done with each event: print it, send it, keep it.
+ * @returns The function to call at each step.
  *
  * @example
  * ```ts
@@ -63,7 +64,7 @@ export function traceTo(sink: (event: TraceEvent) => void): Trace {
 /** Takes the first `at server (file:///path/02_tcp_echo.ts:57:5)` apart. */
 function firstFrame(stack: string) {
   const [, name = "", url = "", line = "0"] =
-    stack.match(/^ *at (?:async )?(?:(.+?) \()?(.*?):(\d+):\d+\)?$/m) ?? [];
+    stack.match(/^ *at (?:(.+?) \()?(.*?):(\d+):\d+\)?$/m) ?? [];
   return {
     file: decodeURIComponent(url.slice(url.lastIndexOf("/") + 1)),
     line: Number(line),
@@ -81,7 +82,10 @@ export function printEvent(event: TraceEvent): void {
   );
 }
 
-/** Sends an event to standard error as one line of JSON, for a parent. */
+/**
+ * Sends an event to standard error as one line of JSON, for a parent: `at` is
+ * its first key, by which `lib/child.ts` tells it from an error.
+ */
 export function sendEvent(event: TraceEvent): void {
   writeLine(JSON.stringify(event));
 }
@@ -100,6 +104,9 @@ function writeLine(line: string): void {
 
 /**
  * Writes an address as `127.0.0.1:9527`, or `[::1]:9527`.
+ *
+ * @param address A host name or IP address, and a port.
+ * @returns Both, with a colon between them.
  *
  * @example
  * ```ts
@@ -122,6 +129,9 @@ const MAX_QUOTED = 16;
 /**
  * Writes bytes as strace does: `"hello\n"`, the ones that are not printable
  * ASCII escaped, and `...` behind the first 16.
+ *
+ * @param data The bytes.
+ * @returns At most 69 characters of ASCII.
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { client, server } from "../lessons/01_tcp_hello.ts";
 import { exchange, reset } from "./peers.ts";
 import { isFree, LessonProcess, run, until } from "./testing.ts";
@@ -14,6 +14,13 @@ async function startServer(...args: string[]) {
     ...args,
   ]);
   return { process, port: await process.port() };
+}
+
+/** Whether the kernel lists a connection to `port` in this state. */
+function inState(port: number, state: string): boolean {
+  const remote = port.toString(16).toUpperCase().padStart(4, "0");
+  return Deno.readTextFileSync("/proc/net/tcp")
+    .includes(`0100007F:${remote} ${state} `);
 }
 
 Deno.test("01 demo: a server, two clients, and what they did", async () => {
@@ -176,7 +183,7 @@ Deno.test("01 demo without deno on PATH says that it cannot fork", async () => {
 });
 
 Deno.test("01 demo runs where LD_LIBRARY_PATH is set", async () => {
-  const env = { LD_LIBRARY_PATH: "/nowhere", LD_PRELOAD: "" };
+  const env = { LD_LIBRARY_PATH: "/nowhere", LD_PRELOAD: "libc.so.6" };
   const { code, stderr } = await run(LESSON, ["--quiet"], { env });
   assertEquals([code, stderr], [0, ""]);
 });
@@ -197,6 +204,7 @@ Deno.test("01 server survives clients that leave, reset, or say nothing", async 
   await reset(port, new Uint8Array(5000));
   (await Deno.connect({ hostname: "127.0.0.1", port })).close();
   assertEquals(await exchange(port, "and now?\n"), "and now?\n");
+  await process.stderrHas("answer read: end of stream");
 
   process.kill("SIGINT");
   const { code, stderr } = await process.result();
@@ -233,11 +241,7 @@ Deno.test("01 server --backlog is the one of listen(2)", async () => {
       port,
       signal: stop.signal,
     }).then((conn) => conn.close(), () => "aborted");
-    // The kernel's own list: state 02 is SYN_SENT.
-    const remote = port.toString(16).toUpperCase().padStart(4, "0");
-    await until(() =>
-      Deno.readTextFileSync("/proc/net/tcp").includes(`0100007F:${remote} 02 `)
-    );
+    await until(() => inState(port, "02")); // SYN_SENT
     stop.abort();
     assertEquals(await waiting, "aborted");
     for (const conn of conns) conn.close();
@@ -297,14 +301,149 @@ Deno.test("01 server ends quietly when nobody ever read its output", async () =>
 });
 
 Deno.test("01 reports a standard output that cannot be written", async () => {
-  const { code, stderr } = await run(LESSON, ["--quiet"], {
-    wrapper: (command) => ["sh", "-c", '"$@" > /dev/full', "sh", ...command],
+  const { process, port } = await startServer("--connections=1", "--quiet");
+  await using _ = process;
+  for (
+    const args of [["demo"], ["server", "--port=0"], [
+      "client",
+      `--port=${port}`,
+    ]]
+  ) {
+    const { code, stderr } = await run(LESSON, [...args, "--quiet"], {
+      wrapper: (command) => ["sh", "-c", '"$@" > /dev/full', "sh", ...command],
+    });
+    assertEquals([code, stderr], [
+      1,
+      "01_tcp_hello: write stdout: ENOSPC (No space left on device)\n",
+    ]);
+  }
+});
+
+Deno.test("01 goes on when nobody reads its trace", async () => {
+  const { code, stdout } = await run(LESSON, ["client", "--port=1"], {
+    wrapper: (command) => ["sh", "-c", '"$@" 2> /dev/full', "sh", ...command],
   });
-  assertEquals(code, 1);
-  assertEquals(
-    stderr,
-    "01_tcp_hello: write stdout: ENOSPC (No space left on device)\n",
+  assertEquals([code, stdout], [1, "client done!!\n"]);
+});
+
+Deno.test("01 client ends on SIGINT while its connect waits", async () => {
+  const { process, port } = await startServer("--backlog=0");
+  await using _ = process;
+  const conns = [await Deno.connect({ hostname: "127.0.0.1", port })];
+  await process.stderrHas("server accept");
+  conns.push(await Deno.connect({ hostname: "127.0.0.1", port })); // The queue.
+  await using client = new LessonProcess(LESSON, ["client", `--port=${port}`]);
+  await until(() => inState(port, "02")); // SYN_SENT
+  client.kill("SIGINT");
+  const { code, stdout } = await client.result();
+  assertEquals([code, stdout], [130, "client done!!\n"]);
+  for (const conn of conns) conn.close();
+});
+
+Deno.test("01 server ends on a signal that comes together with a client", async () => {
+  for (let i = 0; i < 5; i++) {
+    const { process, port } = await startServer();
+    await using _ = process;
+    process.kill("SIGSTOP");
+    using _conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    process.kill("SIGINT");
+    process.kill("SIGCONT");
+    assertEquals((await process.result()).code, 0);
+  }
+});
+
+/** Lets `f` run while `Deno.listen` and `Deno.connect` are replaced. */
+async function withFakes(
+  fakes: { listen?: unknown; connect?: unknown },
+  f: () => Promise<void>,
+): Promise<void> {
+  const { listen, connect } = Deno;
+  Object.assign(Deno, fakes);
+  try {
+    await f();
+  } finally {
+    Object.assign(Deno, { listen, connect });
+  }
+}
+
+Deno.test("01 server() ends when accept() itself fails", async () => {
+  const listen = () => ({
+    addr: { hostname: "127.0.0.1", port: 1 },
+    accept: () => Promise.reject(new RangeError("broken")),
+    [Symbol.dispose]() {},
+  });
+  await withFakes({ listen }, async () => {
+    await assertRejects(() => server(), RangeError, "broken");
+  });
+});
+
+Deno.test("01 server() does not start when the signal is aborted", async () => {
+  const signal = AbortSignal.abort(new RangeError("enough"));
+  await assertRejects(() => server({ port: 0, signal }), RangeError, "enough");
+});
+
+Deno.test("01 client() sends all of its message, says so first, and closes", async () => {
+  const steps: string[] = [];
+  const written: number[] = [];
+  const conn = {
+    read(p: Uint8Array) {
+      steps.push("read");
+      p.set(written);
+      return Promise.resolve(written.length);
+    },
+    write(p: Uint8Array) {
+      steps.push("write");
+      written.push(...p.subarray(0, 4)); // A short write.
+      return Promise.resolve(Math.min(4, p.length));
+    },
+    [Symbol.dispose]: () => steps.push("close"),
+  };
+  const connect = () => {
+    steps.push("connect");
+    return Promise.resolve(conn);
+  };
+  let printed = "";
+  const output = {
+    write(p: Uint8Array) {
+      printed += new TextDecoder().decode(p);
+      return Promise.resolve(p.length);
+    },
+  };
+  await withFakes({ connect }, () =>
+    client({
+      message: "hello",
+      output,
+      trace: (what, crossing) =>
+        steps.push(`${what.split(/,? /)[0]}${crossing ? " ->" : ""}`),
+    }));
+  assertEquals(printed, "hello\nclient done!!\n");
+  assertEquals(steps, [
+    "socket ->",
+    "connect",
+    "write ->",
+    "write",
+    "write",
+    "read",
+    "read",
+    "close ->",
+    "close",
+  ]);
+});
+
+Deno.test("01 client() rejects with the signal's reason, and has closed", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const stop = new AbortController();
+  const output = { write: (p: Uint8Array) => Promise.resolve(p.length) };
+  const talking = assertRejects(
+    () => client({ port: listener.addr.port, output, signal: stop.signal }),
+    RangeError,
+    "enough",
   );
+  using conn = await listener.accept();
+  await conn.read(new Uint8Array(100));
+  stop.abort(new RangeError("enough"));
+  await talking;
+  assertEquals(await conn.read(new Uint8Array(100)), null);
 });
 
 Deno.test("01 server() and client() can be called from other code", async () => {

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { client, server } from "../lessons/02_tcp_echo.ts";
 import { exchange, reset } from "./peers.ts";
 import {
@@ -444,6 +444,111 @@ Deno.test("02 demo on a terminal with NO_COLOR draws without escapes", {
   assertEquals(code, 0);
   assert(stdout.includes("|------------->|"), stdout);
   assert(!stdout.includes("\x1b"), stdout);
+});
+
+Deno.test("02 client into a file on a terminal does not prompt", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  const { process, port } = await startServer("--connections=1", "--quiet");
+  await using _ = process;
+  const file = await Deno.makeTempFile();
+  await using client = new LessonProcess(
+    LESSON,
+    ["client", `--port=${port}`, "--quiet"],
+    {
+      wrapper: (command) =>
+        onTerminal(["sh", "-c", `"$@" > ${file}`, "sh", ...command]),
+    },
+  );
+  await client.type("hello\nq\n");
+  assertEquals((await client.result()).code, 0);
+  const output = await Deno.readTextFile(file);
+  await Deno.remove(file);
+  assertEquals(output, "from server hello\nclient done!!\n");
+});
+
+Deno.test("02 demo --script on a terminal asks for nothing", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["demo", "--script"], {
+    wrapper: onTerminal,
+  });
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(!stdout.includes("Input message"), stdout);
+});
+
+Deno.test("02 server --child ends with its standard input, and not before", async () => {
+  const { process, port } = await startServer("--connections=0", "--child");
+  await using _ = process;
+  await process.type("not the end");
+  assertEquals(await exchange(port, "still there?"), "still there?");
+  await process.endInput();
+  const { code, stdout, stderr } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.endsWith("\nserver closed\n"), stdout);
+  for (const line of stderr.trimEnd().split("\n")) {
+    assertEquals(typeof JSON.parse(line).at, "number");
+  }
+});
+
+Deno.test("02 client ends on SIGINT while it waits for an echo", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  await using process = new LessonProcess(LESSON, [
+    "client",
+    `--port=${listener.addr.port}`,
+  ]);
+  await process.type("hello\n");
+  using conn = await listener.accept();
+  await conn.read(new Uint8Array(64));
+  process.kill("SIGINT");
+  const { code, stdout } = await process.result();
+  assertEquals([code, stdout], [130, "client done!!\n"]);
+});
+
+Deno.test("02 demo ends in time although its server hangs", async () => {
+  await using process = new LessonProcess(LESSON, ["demo", "--quiet"]);
+  await process.type("hello\n");
+  const port = await process.port();
+  await process.stdoutHas("from server hello\n");
+  const children = descendants(process.pid);
+  for (const pid of children) Deno.kill(pid, "SIGSTOP");
+  process.kill("SIGINT");
+  await process.stdoutHas("client done!!\n");
+  process.kill("SIGINT"); // The second one must not cut the cleaning up short.
+  const { code } = await process.result();
+  assertEquals(code, 130);
+  // An npm installation's launcher is killed before the server it started.
+  for (const pid of children) {
+    try {
+      Deno.kill(pid, "SIGCONT");
+    } catch {
+      // It has been killed, as it should.
+    }
+  }
+  await until(() => isFree(port));
+});
+
+Deno.test("02 client() rejects with the signal's reason between two lines", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const stop = new AbortController();
+  const output = { write: (p: Uint8Array) => Promise.resolve(p.length) };
+  await assertRejects(
+    () =>
+      client({
+        port: listener.addr.port,
+        output,
+        signal: stop.signal,
+        nextLine() {
+          stop.abort(new RangeError("enough"));
+          return Promise.resolve(encode("late\n"));
+        },
+      }),
+    RangeError,
+    "enough",
+  );
+  using conn = await listener.accept();
+  assertEquals(await conn.read(new Uint8Array(64)), null);
 });
 
 Deno.test("02 server() and client() can be called from other code", async () => {

@@ -130,6 +130,12 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["client", "--host="], "--host must not be empty"],
     [["client", "--host"], "--host needs a value"],
     [["client", "--host", "--quiet"], "--host needs a value"],
+    [["client", "--message", "-h"], "--message needs a value"],
+    [["client", "--", "--port"], 'unexpected argument "--port"'],
+    [
+      ["--count=99999999999999999999"],
+      "--count must be an integer from 1 to 10",
+    ],
   ];
   for (const [args, message] of cases) {
     assertThrows(() => parse(...args), UsageError, message, args.join(" "));
@@ -172,6 +178,8 @@ Deno.test("describeError() makes one line without numbers of errors", () => {
     "ECONNREFUSED (Connection refused)",
   );
   assertEquals(describeError(error("a\n  b")), "a b");
+  const outer = new Error("connect a\nb:1", { cause: error("no\nway") });
+  assertEquals(describeError(outer), "connect a b:1: no way");
   assertEquals(describeError(error("odd", 23)), "odd");
   assertEquals(describeError("text"), "text");
   assertEquals(describeError(new Deno.errors.TimedOut("deadline")), "TimedOut");

@@ -79,6 +79,15 @@ Deno.test("LineReader.readLine() rejects when the signal is aborted", async () =
   await assertRejects(() => lines.readLine(), Error, "enough");
 });
 
+Deno.test("LineReader gives a reader without progress up", async () => {
+  const stuck = { read: () => Promise.resolve(0) };
+  const error = await assertRejects(
+    () => new LineReader(stuck).readLine(),
+    Error,
+  );
+  assertEquals(error.message, "Reader made no progress in 100 reads");
+});
+
 Deno.test("LineReader passes the reader's error through", async () => {
   const broken = { read: () => Promise.reject(new TypeError("broken")) };
   await assertRejects(() => new LineReader(broken).readLine(), TypeError);

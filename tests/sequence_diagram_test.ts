@@ -45,8 +45,26 @@ Deno.test("SequenceDiagram fits into every width from 40 columns on", () => {
       assert(row.length <= width, `${columns} columns: ${row}`);
     }
     assertEquals(text.match(/x/g)?.length, 200);
+    if (columns === 10) {
+      assertEquals(text, diagram.draw({ columns: 40, color: false }));
+    }
     assertEquals(text.match(/-+>/g)?.length, 2);
   }
+});
+
+Deno.test("SequenceDiagram breaks at the last space that fits", () => {
+  const draw = (what: string) => {
+    const diagram = new SequenceDiagram();
+    diagram.lane("client")({ at: 1, what, toPeer: false });
+    return diagram.draw({ columns: 80, color: false }).split("\n").slice(1)
+      .map((row) => row.slice(0, 31).trimEnd());
+  };
+  assertEquals(draw(`${"a".repeat(31)} bc`), ["a".repeat(31), "bc"]);
+  assertEquals(draw(`${"a".repeat(20)} ${"b".repeat(10)} c`), [
+    `${"a".repeat(20)} ${"b".repeat(10)}`,
+    "c",
+  ]);
+  assertEquals(draw("a".repeat(33)), ["a".repeat(31), "aa"]);
 });
 
 Deno.test("SequenceDiagram is the same in color but for the escapes", () => {

@@ -84,6 +84,7 @@ import {
 
 /** `char buffer[1024]` in the tutorial's server. */
 const BUFFER_SIZE = 1024;
+const NEWLINE = 0x0a;
 
 /** Options of {@linkcode server}. */
 export interface ServerOptions {
@@ -151,7 +152,7 @@ export async function server(options: ServerOptions = {}): Promise<void> {
       // (Other systems, and accept(2), have ECONNABORTED for it.)
       const isGone = error instanceof Deno.errors.NotConnected ||
         error instanceof Deno.errors.ConnectionAborted;
-      if (!conn && !isGone) throw error;
+      if (!conn && !isGone) failed("accept")(error);
       trace(`client is gone: ${describeError(error)}`);
     } finally {
       hangUp();
@@ -224,13 +225,16 @@ export async function client(options: ClientOptions): Promise<void> {
     const count = await conn.read(buffer).catch(failed("read failed!"));
     if (count === null) throw new Error("read failed!: End of stream");
     trace(`read ${count} bytes`);
-    await writeFull(output, buffer.subarray(0, count));
+    const reply = buffer.subarray(0, count);
+    await writeFull(output, reply);
+    if (reply.at(-1) !== NEWLINE) await writeFull(output, encoder.encode("\n"));
   } catch (error) {
     throw signal?.aborted ? signal.reason : error;
   } finally {
     signal?.removeEventListener("abort", hangUp);
     hangUp();
-    await writeFull(output, encoder.encode("client done!!\n"));
+    // Where nobody reads it, what ended us is the error that matters.
+    await writeFull(output, encoder.encode("client done!!\n")).catch(() => {});
   }
 }
 
@@ -239,7 +243,7 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
   /** Leaves out the diagram. */
   quiet?: boolean;
   /** Prints a line. */
-  print: (line: string) => void;
+  print: (line: string) => Promise<void>;
   /** Gets the error of a client that failed. */
   report: (error: unknown) => void;
 }
@@ -264,7 +268,7 @@ export async function demo(options: DemoOptions): Promise<number> {
       await client({ ...options, hostname, port, trace });
     }
   });
-  if (!quiet) print(diagram.draw());
+  if (!quiet) await print(diagram.draw());
   return status;
 }
 

@@ -75,19 +75,22 @@ export async function demo({ print, signal }: DemoOptions): Promise<void> {
     return [conn, open.use(await listener.accept())];
   };
   const data = noise(64 * MIB);
-
-  print("Nobody reads. How much of 64 MiB does a write accept?");
-  print(await shortWrites(await connect(), data) + "\n");
-  print("The same write, its return value ignored, and close:");
-  print(await ignoredCount(await connect(), data) + "\n");
-  print("All of it written to an echo server, before its echo is read:");
-  print(await lockUp(await connect(), data) + "\n");
-  print("Where does a write end, for the one who reads?");
-  print(await boundaries(await connect()) + "\n");
-  print("Two writers at once on one connection, 8 MiB each:");
-  print(await twoWriters(await connect(), await connect()) + "\n");
-  print("Writing to a peer that has closed, and writing nothing:");
-  print(await closedPeer(await connect()));
+  try {
+    print("Nobody reads. How much of 64 MiB does a write accept?");
+    print(await shortWrites(await connect(), data) + "\n");
+    print("The same write, its return value ignored, and close:");
+    print(await ignoredCount(await connect(), data) + "\n");
+    print("All of it written to an echo server, before its echo is read:");
+    print(await lockUp(await connect(), data) + "\n");
+    print("Where does a write end, for the one who reads?");
+    print(await boundaries(await connect()) + "\n");
+    print("Two writers at once on one connection, 8 MiB each:");
+    print(await twoWriters(await connect(), await connect()) + "\n");
+    print("Writing to a peer that has closed, and writing nothing:");
+    print(await closedPeer(await connect()));
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
+  }
 }
 
 async function shortWrites([conn, peer]: Pair, data: Bytes) {

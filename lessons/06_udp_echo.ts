@@ -329,7 +329,7 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
   /** Whether there is anything to read from standard input. */
   hasInput: () => Promise<boolean>;
   /** Prints a line. */
-  print: (line: string) => void;
+  print: (line: string) => Promise<void>;
 }
 
 /** Forks the server, runs the client; resolves to the worst status. */
@@ -354,7 +354,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     status = await client({ ...options, hostname, port, next, trace });
     stop(); // There is no end of a connection for the server to see.
   });
-  if (!quiet) print(diagram.draw());
+  if (!quiet) await print(diagram.draw());
   return Math.max(status, forked);
 }
 

@@ -15,7 +15,7 @@ export interface ServerCommand {
   /** Ends the server when it is aborted. */
   signal?: AbortSignal;
   /** Gets each line that the server prints. */
-  print(line: string): void;
+  print(line: string): unknown;
   /** Gets the error that `parent` ended with, if it did. */
   report(error: unknown): void;
   /** Gets each event that the server traces. */
@@ -65,8 +65,14 @@ export async function forkServer(
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
-    // Deno refuses to start anything that inherits one of these.
-    env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
+    // Deno refuses to start anything that inherits an LD_ variable. These are
+    // the ones that people set; empty is as good as not there.
+    env: {
+      LD_LIBRARY_PATH: "",
+      LD_PRELOAD: "",
+      LD_RUN_PATH: "",
+      LD_BIND_NOW: "",
+    },
   });
   let child: Deno.ChildProcess;
   try {

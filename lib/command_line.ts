@@ -119,9 +119,9 @@ export interface Io {
   hasInput(): Promise<boolean>;
   /** Standard output. When nobody reads it any more, `signal` is aborted. */
   output: { write(p: Uint8Array): Promise<number> };
-  /** Prints one line on standard output. */
-  print(line: string): void;
-  /** Prints an error on standard error, unless it follows from an abort. */
+  /** Prints a line on standard output. Resolves when it is out. */
+  print(line: string): Promise<void>;
+  /** Prints an error on standard error, unless it is the abort's reason. */
   report(error: unknown): void;
   /** Prints a server's first line; when it has ended, its last one follows. */
   onListen(address: Deno.NetAddr): void;
@@ -185,18 +185,18 @@ export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
     {},
     ...Object.values(lesson.modes).map((mode) => mode.options),
   );
-  const unknown: string[] = [];
-  const parsed: Record<string, unknown> = parseArgs(joinValues(argv, known), {
+  const { joined, unknown } = joinValues(argv, known);
+  const parsed: Record<string, unknown> = parseArgs(joined, {
     string: ["_", ...Object.keys(known).filter((it) => takesValue(known, it))],
     boolean: [
       "help",
       ...Object.keys(known).filter((it) => !takesValue(known, it)),
     ],
     alias: { help: "h" },
-    unknown: (arg: string, key?: string) => {
-      if (key !== undefined) unknown.push(arg);
-    },
   });
+  if (unknown.length > 0) {
+    throw new UsageError(`unknown option ${JSON.stringify(unknown[0])}`);
+  }
   if (parsed.help) return { mode: "help", values: {}, args: [] };
 
   const args = parsed._ as string[];
@@ -212,15 +212,11 @@ export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
   }
   const { options, operands = [] } = lesson.modes[name];
   for (const key of Object.keys(parsed)) {
-    if (Object.hasOwn(known, key) && !Object.hasOwn(options, key)) {
-      // parseArgs gives every flag of its list a value, whether it was there.
-      if (parsed[key] !== false) unknown.push(`--${key}`);
+    // parseArgs gives every flag of its list a value, whether it was there.
+    if (Object.hasOwn(known, key) && parsed[key] !== false) {
+      if (Object.hasOwn(options, key)) continue;
+      throw new UsageError(`unknown option "--${key}" for ${name}`);
     }
-  }
-  if (unknown.length > 0) {
-    throw new UsageError(
-      `unknown option ${JSON.stringify(unknown[0])} for ${name}`,
-    );
   }
   if (typeof operands !== "string") {
     for (const key of operands) {
@@ -253,27 +249,34 @@ function takesValue(options: Options, name: string): boolean {
 }
 
 /**
- * Joins `--port -1` to `--port=-1`, which a parser would take for two options.
+ * Joins `--port -1` to `--port=-1`, which a parser would take for two options,
+ * and sorts out the options that there are not.
  */
-function joinValues(args: string[], options: Options): string[] {
+function joinValues(argv: string[], known: Options) {
   const joined: string[] = [];
-  for (let i = 0; i < args.length && args[i] !== "--"; i++) {
-    const [dashes, name, value] = args[i].match(/^--([^=]+)(=[^]*)?$/) ?? [];
-    const isFlag = name === "help" ||
-      Object.hasOwn(options, name) && !takesValue(options, name);
-    if (dashes && isFlag && value !== undefined) {
-      throw new UsageError(`--${name} takes no value`);
-    }
-    if (dashes && takesValue(options, name) && value === undefined) {
-      const next = args[++i];
+  const unknown: string[] = [];
+  const end = argv.includes("--") ? argv.indexOf("--") : argv.length;
+  for (let i = 0; i < end; i++) {
+    const arg = argv[i];
+    const [, name = "", value] = arg.match(/^--([^=]+)(=[^]*)?$/) ?? [];
+    if (takesValue(known, name) && value === undefined) {
+      const next = argv[++i];
       if (next === undefined || next.startsWith("--") || next === "-h") {
         throw new UsageError(`--${name} needs a value`);
       }
       joined.push(`--${name}=${next}`);
-    } else joined.push(args[i]);
+    } else if (takesValue(known, name) || arg === "-h") {
+      joined.push(arg);
+    } else if (name === "help" || Object.hasOwn(known, name)) {
+      if (value !== undefined) {
+        throw new UsageError(`--${name} takes no value`);
+      }
+      joined.push(arg);
+    } else if (arg.startsWith("-") && arg !== "-") {
+      unknown.push(arg);
+    } else joined.push(arg);
   }
-  const end = args.indexOf("--");
-  return end < 0 ? joined : [...joined, ...args.slice(end)];
+  return { joined: [...joined, ...argv.slice(end)], unknown };
 }
 
 /** Decimal digits only: `Number` would take `0x50`, `1e3` and ` 80` as well. */
@@ -294,6 +297,12 @@ function integer(
 }
 
 /**
+ * How long a client or demo may clean up after a signal, in milliseconds: more
+ * than `lib/child.ts` gives a server.
+ */
+const CLEANUP_TIME = 3000;
+
+/**
  * Runs a lesson from its command line, and ends the process: exit code 0 done,
  * 1 the network or the system said no, 2 wrong usage, 130 or 143 ended by
  * SIGINT or SIGTERM. A server that a signal ends has done its work: 0.
@@ -308,47 +317,55 @@ export async function runLesson(lesson: Lesson): Promise<never> {
   let listened = false;
 
   const report = (error: unknown) => {
-    if (!stop.signal.aborted) {
-      statusIfStopped = 1;
-      tryWrite(Deno.stderr, `${name}: ${describeError(error)}\n`);
-    }
+    if (stop.signal.aborted && error === stop.signal.reason) return;
+    statusIfStopped ||= 1;
+    tryWrite(Deno.stderr, `${name}: ${describeError(error)}\n`);
   };
   // Nobody reads our output any more (`| head -1`): a program in C would be
   // ended by SIGPIPE here. This one cleans up first, and is as quiet; but a
   // full disk it reports.
-  const lostOutput = (error: unknown) => {
-    if (!(error instanceof Deno.errors.BrokenPipe)) {
-      report(new Error("write stdout", { cause: error }));
-    }
-    stop.abort(error);
-  };
-  const print = (line: string) => {
-    const error = tryWrite(Deno.stdout, line + "\n");
-    if (error !== null) lostOutput(error);
-  };
+  let isLost = false;
   const output: Io["output"] = {
     async write(p) {
-      try {
-        return await Deno.stdout.write(p);
-      } catch (error) {
-        lostOutput(error);
-        throw error;
+      if (isLost) throw stop.signal.reason;
+      for (;;) {
+        try {
+          return await Deno.stdout.write(p);
+        } catch (error) {
+          if (error instanceof Deno.errors.WouldBlock) { // Somebody's O_NONBLOCK.
+            await new Promise((resolve) => setTimeout(resolve, 10));
+            continue;
+          }
+          isLost = true;
+          if (!(error instanceof Deno.errors.BrokenPipe)) {
+            report(new Error("write stdout", { cause: error }));
+          }
+          stop.abort(error);
+          throw error;
+        }
       }
     },
+  };
+  let printing: Promise<unknown> = Promise.resolve();
+  const print = async (line: string) => {
+    const bytes = new TextEncoder().encode(line + "\n");
+    printing = printing.then(() => writeFull(output, bytes)).catch(() => {});
+    await printing;
   };
 
   // What an abort interrupts may have nobody waiting for it any more. Anything
   // else is a mistake of ours, and still no reason for a stack trace.
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
+    if (stop.signal.aborted) return;
     report(event.reason);
-    if (!stop.signal.aborted) Deno.exit(1);
+    Deno.exit(1);
   });
 
   try {
     const { mode, values, args } = parseCommandLine(lesson, Deno.args);
     if (mode === "help") {
-      print(helpText(lesson));
+      await print(helpText(lesson));
       Deno.exit(0);
     }
     // The handlers stay: `deno task` delivers one Ctrl+C twice, and the second
@@ -356,13 +373,19 @@ export async function runLesson(lesson: Lesson): Promise<never> {
     for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
       if (Deno.build.os === "windows" && signal === "SIGTERM") continue;
       Deno.addSignalListener(signal, () => {
-        if (mode !== "server") statusIfStopped = code;
+        if (mode !== "server") {
+          statusIfStopped = code;
+          // Where nobody takes the output, the last lines of it never get out.
+          setTimeout(() => Deno.exit(code), CLEANUP_TIME);
+        }
         stop.abort();
       });
     }
     if (values.child) endWithStdin(stop);
     const isTyped = Deno.stdin.isTerminal();
-    const lines = new LineReader(Deno.stdin, { signal: stop.signal });
+    const lines = new LineReader({
+      read: (p) => Deno.stdin.read(p).catch(failed("read stdin")),
+    }, { signal: stop.signal });
     const io: Io = {
       signal: stop.signal,
       trace: values.quiet
@@ -380,7 +403,7 @@ export async function runLesson(lesson: Lesson): Promise<never> {
           line = await lines.readLine();
         } finally {
           // What comes next does not belong behind the prompt.
-          if (prompts && line?.at(-1) !== 0x0a) print("");
+          if (prompts && line?.at(-1) !== 0x0a) await print("");
         }
         return line === null || isQuit(line) ? null : line;
       },
@@ -398,6 +421,7 @@ export async function runLesson(lesson: Lesson): Promise<never> {
       status = await run({ ...values, ...io } as Values<Options> & Io) ?? 0;
     } finally {
       if (listened) print("server closed");
+      await printing;
     }
   } catch (error) {
     report(error);
@@ -503,7 +527,7 @@ export function needUnstableNet(): void {
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const message = error.message.replace(/ \(os error \d+\)$/, "")
-    .replace(/\s*\n\s*/g, " ");
+    .replace(/[\s\p{Cc}]+/gu, " ");
   if (error.cause !== undefined) {
     return `${message}: ${describeError(error.cause)}`;
   }

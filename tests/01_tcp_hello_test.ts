@@ -319,6 +319,30 @@ Deno.test("01 reports a standard output that cannot be written", async () => {
   }
 });
 
+Deno.test("01 client says what went wrong although nobody reads its output", async () => {
+  await using process = new LessonProcess(
+    LESSON,
+    ["client", "--port=1", "--quiet"],
+    { wrapper: (command) => ["sh", "-c", 'read _; "$@"', "sh", ...command] },
+  );
+  await process.closeStdout();
+  await process.type("now\n");
+  const { code, stderr } = await process.result();
+  assertEquals(code, 1);
+  assertMatch(
+    stderr,
+    /^01_tcp_hello: connect 127\.0\.0\.1:1: ECONNREFUSED .*\n$/,
+  );
+});
+
+Deno.test("01 client ends a reply without a newline with one", async () => {
+  const { process, port } = await startServer("--connections=1");
+  await using _ = process;
+  const message = "m".repeat(1024);
+  const args = ["client", `--port=${port}`, `--message=${message}`];
+  assertEquals((await run(LESSON, args)).stdout, `${message}\nclient done!!\n`);
+});
+
 Deno.test("01 goes on when nobody reads its trace", async () => {
   const { code, stdout } = await run(LESSON, ["client", "--port=1"], {
     wrapper: (command) => ["sh", "-c", '"$@" 2> /dev/full', "sh", ...command],
@@ -373,7 +397,8 @@ Deno.test("01 server() ends when accept() itself fails", async () => {
     [Symbol.dispose]() {},
   });
   await withFakes({ listen }, async () => {
-    await assertRejects(() => server(), RangeError, "broken");
+    const error = await assertRejects(() => server(), Error, "accept");
+    assert(error.cause instanceof RangeError);
   });
 });
 

@@ -240,6 +240,30 @@ Deno.test("02 server on IPv6 says so with brackets", async () => {
   assertEquals([code, stdout], [0, "from server six\nclient done!!\n"]);
 });
 
+Deno.test("02 client ends on a signal although nobody takes its output", async () => {
+  const { process, port } = await startServer("--connections=1", "--quiet");
+  await using _ = process;
+  // What comes back is more than a pipe holds, and nobody reads it.
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--allow-net", "lessons/02_tcp_echo.ts", "client", "--quiet"]
+      .concat(`--port=${port}`),
+    cwd: new URL("../", import.meta.url),
+    stdin: "piped",
+    stdout: "piped",
+  });
+  await using client = command.spawn();
+  const writer = client.stdin.getWriter();
+  const big = encode(`${"x".repeat(4000)}\n`);
+  for (let i = 0; i < 20; i++) await writer.write(big);
+  const reader = client.stdout.getReader();
+  await reader.read();
+  client.kill("SIGTERM");
+  const { code } = await client.status;
+  assertEquals(code, 143);
+  await writer.close().catch(() => {});
+  await reader.cancel();
+});
+
 Deno.test("02 client reports every way a server can go away", async () => {
   const line = encode("hello\n");
   const read = (conn: Deno.TcpConn) => conn.read(new Uint8Array(64));
@@ -261,6 +285,16 @@ Deno.test("02 client reports every way a server can go away", async () => {
     assertEquals([code, stdout], [1, "client done!!\n"]);
     assertMatch(stderr, message);
   }
+});
+
+Deno.test("02 client notices a server that ends its side and reads no more", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const running = runClient(listener.addr.port, new Uint8Array(32 << 20));
+  using conn = await listener.accept();
+  await conn.closeWrite();
+  const { code, stderr } = await running;
+  assertEquals(code, 1);
+  assertEquals(stderr, "02_tcp_echo: read failed!: End of stream\n");
 });
 
 Deno.test("02 client notices a server that is killed between two lines", async () => {

@@ -99,7 +99,8 @@ Deno.test("parseCommandLine() passes many operands on", () => {
 });
 
 Deno.test("parseCommandLine() knows --help anywhere", () => {
-  for (const args of [["-h"], ["--help"], ["server", "-h"], ["x", "--help"]]) {
+  const cases = [["-h"], ["--help"], ["server", "-h"], ["x", "--help"]];
+  for (const args of cases) {
     assertEquals(parse(...args).mode, "help");
   }
 });
@@ -110,13 +111,15 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["toString"], 'unknown mode "toString"'],
     [["__proto__"], 'unknown mode "__proto__"'],
     [["-"], 'unknown mode "-"'],
-    [["--nothing"], 'unknown option "--nothing" for demo'],
-    [["--nothing=1"], 'unknown option "--nothing=1" for demo'],
-    [["-x"], 'unknown option "-x" for demo'],
-    [["-1"], 'unknown option "-1" for demo'],
-    [["--count.x", "1"], 'unknown option "--count.x" for demo'],
-    [["--__proto__=1"], 'unknown option "--__proto__=1" for demo'],
-    [["--no-fast"], 'unknown option "--no-fast" for demo'],
+    [["--nothing"], 'unknown option "--nothing"'],
+    [["--prot", "80"], 'unknown option "--prot"'],
+    [["--nothing=1"], 'unknown option "--nothing=1"'],
+    [["-x"], 'unknown option "-x"'],
+    [["-1"], 'unknown option "-1"'],
+    [["--count.x", "1"], 'unknown option "--count.x"'],
+    [["--constructor"], 'unknown option "--constructor"'],
+    [["--__proto__=1"], 'unknown option "--__proto__=1"'],
+    [["--no-fast"], 'unknown option "--no-fast"'],
     [["--port", "1"], 'unknown option "--port" for demo'],
     [["--quiet"], 'unknown option "--quiet" for demo'],
     [["server", "--fast"], 'unknown option "--fast" for server'],
@@ -127,6 +130,12 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["server", "0x50"], '--port must be an integer from 0 to 65535, got "0x5'],
     [["--fast=true"], "--fast takes no value"],
     [["--help=1"], "--help takes no value"],
+    [["--help.x"], 'unknown option "--help.x"'],
+    [["-hq"], 'unknown option "-hq"'],
+    [["-h=1"], 'unknown option "-h=1"'],
+    [["--_"], 'unknown option "--_"'],
+    [["--_=x"], 'unknown option "--_=x"'],
+    [["--="], 'unknown option "--="'],
     [["client", "--host="], "--host must not be empty"],
     [["client", "--host"], "--host needs a value"],
     [["client", "--host", "--quiet"], "--host needs a value"],
@@ -178,6 +187,7 @@ Deno.test("describeError() makes one line without numbers of errors", () => {
     "ECONNREFUSED (Connection refused)",
   );
   assertEquals(describeError(error("a\n  b")), "a b");
+  assertEquals(describeError(error("a\x1b[31m\0b")), "a [31m b");
   const outer = new Error("connect a\nb:1", { cause: error("no\nway") });
   assertEquals(describeError(outer), "connect a b:1: no way");
   assertEquals(describeError(error("odd", 23)), "odd");

@@ -47,8 +47,7 @@ const GRACE = 2000;
  * @param parent What this process does meanwhile, with the server's port; it
  * calls `stop` if the server would not end by itself.
  * @returns The worst exit status: the server's, or 1 if `parent` failed.
- * @throws {Error} `fork failed!`; its `cause` is `Deno.errors.NotFound` if there
- * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
+ * @throws {Error} `fork failed!`, as {@linkcode spawnDeno} does.
  */
 export async function forkServer(
   command: ServerCommand,
@@ -58,28 +57,7 @@ export async function forkServer(
   const args = Object.entries(command.args).map(([key, it]) =>
     `--${key}=${it}`
   );
-  // By name: `--allow-run=deno` is about what PATH finds, which need not be
-  // the file that Deno.execPath() returns.
-  const deno = new Deno.Command("deno", {
-    args: ["run", ...flags, url, "server", "--child", ...args],
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-    // Deno refuses to start anything that inherits an LD_ variable. These are
-    // the ones that people set; empty is as good as not there.
-    env: {
-      LD_LIBRARY_PATH: "",
-      LD_PRELOAD: "",
-      LD_RUN_PATH: "",
-      LD_BIND_NOW: "",
-    },
-  });
-  let child: Deno.ChildProcess;
-  try {
-    child = deno.spawn();
-  } catch (error) {
-    throw new Error("fork failed!", { cause: error });
-  }
+  const child = spawnDeno([...flags, url, "server", "--child", ...args]);
 
   let running = true;
   let killer: ReturnType<typeof setTimeout> | undefined;
@@ -124,8 +102,44 @@ export async function forkServer(
   return status;
 }
 
-/** The lines of a stream of text, as they come in. */
-async function* textLines(
+/**
+ * Starts `deno run`, with pipes for its standard streams.
+ *
+ * @param args The flags, the script, and its arguments.
+ * @throws {Error} `fork failed!`; its `cause` is `Deno.errors.NotFound` if there
+ * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
+ */
+export function spawnDeno(args: string[]): Deno.ChildProcess {
+  // By name: `--allow-run=deno` is about what PATH finds, which need not be
+  // the file that Deno.execPath() returns.
+  const deno = new Deno.Command("deno", {
+    args: ["run", ...args],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    // Deno refuses to start anything that inherits an LD_ variable. These are
+    // the ones that people set; empty is as good as not there.
+    env: {
+      LD_LIBRARY_PATH: "",
+      LD_PRELOAD: "",
+      LD_RUN_PATH: "",
+      LD_BIND_NOW: "",
+    },
+  });
+  try {
+    return deno.spawn();
+  } catch (error) {
+    throw new Error("fork failed!", { cause: error });
+  }
+}
+
+/**
+ * Splits a stream of text into lines.
+ *
+ * @param stream The bytes of the text.
+ * @returns Each line as it comes, without its newline.
+ */
+export async function* textLines(
   stream: ReadableStream<Uint8Array<ArrayBuffer>>,
 ): AsyncGenerator<string, undefined> {
   let rest = "";

@@ -1,7 +1,7 @@
 /**
- * The few socket calls of libc that the lessons need and Deno does not have,
- * by FFI. Linux only, IPv4 only. The calls block: use them on loopback, where
- * nothing takes long.
+ * The few calls of libc that the lessons need and Deno does not have, by FFI.
+ * Linux only, IPv4 only. The calls block the whole program: use them where
+ * nothing takes long, on loopback.
  *
  * @module
  */
@@ -34,12 +34,40 @@ export const SOCK_STREAM = 1;
 /** Datagrams: UDP. */
 export const SOCK_DGRAM = 2;
 
+/** A signal, for `kill(2)`: what Ctrl+C sends. */
+export const SIGINT = 2;
+
+/** Socket options whose value is an `int`: level and name for getsockopt(2). */
+export const SOCKET_OPTIONS = {
+  SO_REUSEADDR: [1, 2],
+  SO_TYPE: [1, 3],
+  SO_ERROR: [1, 4],
+  SO_SNDBUF: [1, 7],
+  SO_RCVBUF: [1, 8],
+  SO_KEEPALIVE: [1, 9],
+  TCP_NODELAY: [6, 1],
+} as const;
+
+/** The name of a socket option whose value is an `int`. */
+export type SocketOption = keyof typeof SOCKET_OPTIONS;
+
+/** The value of `SO_LINGER`: see `socket(7)`. */
+export interface Linger {
+  /** Whether `close(2)` waits, or with 0 seconds resets the connection. */
+  on: boolean;
+  /** How long it waits, in seconds. */
+  seconds: number;
+}
+
+const SO_LINGER = [1, 13] as const;
+
 /** Closed in processes that this one starts. */
 const SOCK_CLOEXEC = 0o2000000;
 
 /** Of `errno(3)`, what sockets can meet; the same on x86_64 and arm64. */
 const ERRNO_NAMES: Record<number, string> = {
   1: "EPERM",
+  3: "ESRCH",
   4: "EINTR",
   9: "EBADF",
   11: "EAGAIN",
@@ -77,7 +105,22 @@ const SYMBOLS = {
     parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"],
     result: "isize",
   },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  accept4: {
+    parameters: ["i32", "pointer", "pointer", "i32"],
+    result: "i32",
+  },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getsockopt: {
+    parameters: ["i32", "i32", "i32", "buffer", "buffer"],
+    result: "i32",
+  },
+  setsockopt: {
+    parameters: ["i32", "i32", "i32", "buffer", "u32"],
+    result: "i32",
+  },
+  kill: { parameters: ["i32", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   strerror: { parameters: ["i32"], result: "pointer" },
   __errno_location: { parameters: [], result: "pointer" },
@@ -92,22 +135,65 @@ export interface Libc extends Disposable {
    * @throws {LibcError} With the name of `errno` as `code`.
    */
   socket(type: number): LibcSocket;
+  /**
+   * Finds the descriptor of a socket that Deno has opened, which Deno itself
+   * does not tell: the one with the same addresses.
+   *
+   * @param socket A `Deno.TcpConn`, or with `addr` a `Deno.TcpListener`.
+   * @throws {Deno.errors.NotFound} If there is none, or it is not IPv4.
+   */
+  descriptorOf(
+    socket:
+      | { localAddr: SocketAddress; remoteAddr: SocketAddress }
+      | { addr: SocketAddress },
+  ): LibcDescriptor;
+  /**
+   * `kill(2)`: sends a signal to a process.
+   *
+   * @throws {LibcError} With the name of `errno` as `code`.
+   */
+  kill(pid: number, signal: number): void;
 }
 
-/** A socket of libc's. Every call throws a {@linkcode LibcError} if it fails. */
-export interface LibcSocket extends Disposable {
+/**
+ * A descriptor to ask the kernel about. Every call throws a
+ * {@linkcode LibcError} if it fails.
+ */
+export interface LibcDescriptor {
   /** The descriptor; -1 when it is closed. */
   readonly fd: number;
-  /** `bind(2)`: gives the socket its own address. */
-  bind(address: SocketAddress): void;
-  /** `connect(2)`: sets the other side's address, and for TCP waits for it. */
-  connect(address: SocketAddress): void;
-  /** `sendto(2)`: sends a datagram. Returns the number of bytes. */
-  sendto(data: Uint8Array<ArrayBuffer>, address: SocketAddress): number;
   /** `getsockname(2)`: the socket's own address. */
   getsockname(): SocketAddress;
   /** `getsockname(2)`, as the kernel writes it: a `struct sockaddr_in`. */
   getsocknameBytes(): Uint8Array<ArrayBuffer>;
+  /** `getpeername(2)`: the other side's address. */
+  getpeername(): SocketAddress;
+  /** `getsockopt(2)`: buffer sizes in bytes, switches as 0 and 1. */
+  getsockopt(option: SocketOption): number;
+  /**
+   * `setsockopt(2)`. The kernel need not take the value as it is.
+   *
+   * @throws {RangeError} If the value is no 32-bit integer.
+   */
+  setsockopt(option: SocketOption, value: number): void;
+  /** `getsockopt(2)` of `SO_LINGER`. */
+  getLinger(): Linger;
+  /** `setsockopt(2)` of `SO_LINGER`. */
+  setLinger(linger: Linger): void;
+}
+
+/** A socket of libc's. Disposing of it closes it, if it is open. */
+export interface LibcSocket extends LibcDescriptor, Disposable {
+  /** `bind(2)`: gives the socket its own address. */
+  bind(address: SocketAddress): void;
+  /** `connect(2)`: sets the other side's address, and for TCP waits for it. */
+  connect(address: SocketAddress): void;
+  /** `listen(2)`. */
+  listen(backlog: number): void;
+  /** `accept4(2)`: waits for a connection. */
+  accept(): LibcSocket;
+  /** `sendto(2)`: sends a datagram. Returns the number of bytes. */
+  sendto(data: Uint8Array<ArrayBuffer>, address: SocketAddress): number;
   /** `close(2)`. */
   close(): void;
 }
@@ -149,33 +235,8 @@ export function openLibc(): Libc {
     throw new LibcError(call, ERRNO_NAMES[number] ?? `errno ${number}`, text);
   }
 
-  class Socket implements LibcSocket {
+  class Descriptor implements LibcDescriptor {
     constructor(public fd: number) {}
-
-    bind(address: SocketAddress) {
-      const name = toSockaddr(address);
-      check("bind", symbols.bind(this.fd, name, name.length));
-    }
-
-    connect(address: SocketAddress) {
-      const name = toSockaddr(address);
-      check("connect", symbols.connect(this.fd, name, name.length));
-    }
-
-    sendto(data: Uint8Array<ArrayBuffer>, address: SocketAddress) {
-      const name = toSockaddr(address);
-      return check(
-        "sendto",
-        symbols.sendto(
-          this.fd,
-          data,
-          BigInt(data.length),
-          0,
-          name,
-          name.length,
-        ),
-      );
-    }
 
     getsockname() {
       return fromSockaddr(this.getsocknameBytes());
@@ -186,6 +247,81 @@ export function openLibc(): Libc {
       const length = new Uint32Array([name.length]);
       check("getsockname", symbols.getsockname(this.fd, name, length));
       return name;
+    }
+
+    getpeername() {
+      const name = new Uint8Array(SOCKADDR_SIZE);
+      const length = new Uint32Array([name.length]);
+      check("getpeername", symbols.getpeername(this.fd, name, length));
+      return fromSockaddr(name);
+    }
+
+    getsockopt(option: SocketOption) {
+      return this.#get(SOCKET_OPTIONS[option], 1)[0];
+    }
+
+    setsockopt(option: SocketOption, value: number) {
+      this.#set(SOCKET_OPTIONS[option], [value]);
+    }
+
+    getLinger() {
+      const [on, seconds] = this.#get(SO_LINGER, 2);
+      return { on: on !== 0, seconds };
+    }
+
+    setLinger({ on, seconds }: Linger) {
+      this.#set(SO_LINGER, [Number(on), seconds]);
+    }
+
+    #get([level, name]: readonly [number, number], ints: number) {
+      const value = new Int32Array(ints);
+      const length = new Uint32Array([value.byteLength]);
+      check(
+        "getsockopt",
+        symbols.getsockopt(this.fd, level, name, value, length),
+      );
+      return value;
+    }
+
+    #set([level, name]: readonly [number, number], ints: number[]) {
+      for (const int of ints) {
+        if (int !== (int | 0)) throw new RangeError(`Not an int: ${int}`);
+      }
+      const value = new Int32Array(ints);
+      check(
+        "setsockopt",
+        symbols.setsockopt(this.fd, level, name, value, value.byteLength),
+      );
+    }
+  }
+
+  class Socket extends Descriptor implements LibcSocket {
+    bind(address: SocketAddress) {
+      const name = toSockaddr(address);
+      check("bind", symbols.bind(this.fd, name, name.length));
+    }
+
+    connect(address: SocketAddress) {
+      const name = toSockaddr(address);
+      check("connect", symbols.connect(this.fd, name, name.length));
+    }
+
+    listen(backlog: number) {
+      check("listen", symbols.listen(this.fd, backlog));
+    }
+
+    accept() {
+      const fd = symbols.accept4(this.fd, null, null, SOCK_CLOEXEC);
+      return new Socket(check("accept4", fd));
+    }
+
+    sendto(data: Uint8Array<ArrayBuffer>, address: SocketAddress) {
+      const name = toSockaddr(address);
+      const size = BigInt(data.length);
+      return check(
+        "sendto",
+        symbols.sendto(this.fd, data, size, 0, name, name.length),
+      );
     }
 
     close() {
@@ -199,14 +335,49 @@ export function openLibc(): Libc {
     }
   }
 
+  /** The other side's address, or `null` where there is none. */
+  function peerOf(descriptor: LibcDescriptor): string | null {
+    try {
+      return toText(descriptor.getpeername());
+    } catch {
+      return null;
+    }
+  }
+
+  /** A socket's own address, or `null` for what is no socket. */
+  function ownOf(descriptor: LibcDescriptor): string | null {
+    try {
+      return toText(descriptor.getsockname());
+    } catch {
+      return null;
+    }
+  }
+
   return {
     socket(type) {
       return new Socket(
         check("socket", symbols.socket(AF_INET, type | SOCK_CLOEXEC, 0)),
       );
     },
+    descriptorOf(socket) {
+      const own = toText("addr" in socket ? socket.addr : socket.localAddr);
+      const peer = "addr" in socket ? null : toText(socket.remoteAddr);
+      for (let fd = 0; fd < MAX_DESCRIPTORS; fd++) {
+        const found = new Descriptor(fd);
+        if (ownOf(found) === own && peerOf(found) === peer) return found;
+      }
+      throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);
+    },
+    kill: (pid, signal) => void check("kill", symbols.kill(pid, signal)),
     [Symbol.dispose]: () => library.close(),
   };
+}
+
+/** Where the search for a descriptor ends. */
+const MAX_DESCRIPTORS = 65536;
+
+function toText({ hostname, port }: SocketAddress): string {
+  return `${hostname}:${port}`;
 }
 
 /** The size of a `struct sockaddr_in`, in bytes. */
@@ -231,6 +402,10 @@ function toSockaddr(address: SocketAddress): Uint8Array<ArrayBuffer> {
 }
 
 function fromSockaddr(name: Uint8Array<ArrayBuffer>): SocketAddress {
+  // Of a longer address (IPv6, Unix) this is the beginning, and means nothing.
+  if (new Uint16Array(name.buffer)[0] !== AF_INET) {
+    return { hostname: "", port: 0 };
+  }
   return {
     hostname: name.subarray(4, 8).join("."),
     port: new DataView(name.buffer).getUint16(2),

@@ -16,6 +16,8 @@ export interface SequenceEvent {
   what: string;
   /** Whether an arrow goes to the other lane. */
   toPeer: boolean;
+  /** What state both sides are in afterwards: it stands beside their lanes. */
+  states?: { client: string; server: string };
 }
 
 /** Options of {@linkcode SequenceDiagram.draw}; the defaults suit standard output. */
@@ -25,6 +27,9 @@ export interface SequenceOptions {
   /** Whether to use color. */
   color?: boolean;
 }
+
+/** Room for `ESTABLISHED`, the longest name of a state, and a space. */
+const STATE_WIDTH = 12;
 
 /**
  * Collects what a client and a server did, and draws it: the client on the
@@ -66,6 +71,8 @@ export class SequenceDiagram {
       color ? code(text) : text;
     const row = (client: string, between: string, server: string) =>
       `${client} |${between}| ${server}`.trimEnd();
+    const hasStates = this.#events.some((event) => event.states);
+    const room = hasStates ? lane - STATE_WIDTH : lane;
 
     const blank = " ".repeat(gap);
     const arrow = "-".repeat(gap - 1);
@@ -75,13 +82,20 @@ export class SequenceDiagram {
     for (const event of this.#events.toSorted((a, b) => a.at - b.at)) {
       let between = event.isClient ? `${arrow}>` : `<${arrow}`;
       between = event.toPeer ? paint(cyan, between) : blank;
-      for (const text of wrap(event.what, lane)) {
+      let { client = "", server = "" } = event.states ?? {};
+      for (const text of wrap(event.what, room)) {
+        const [left, right] = event.isClient ? [text, ""] : ["", text];
         rows.push(
-          event.isClient
-            ? row(text.padEnd(lane), between, "")
-            : row(" ".repeat(lane), between, text),
+          hasStates
+            ? row(
+              left.padEnd(room) + client.padStart(STATE_WIDTH),
+              between,
+              server.padEnd(STATE_WIDTH) + right,
+            )
+            : row(left.padEnd(lane), between, right),
         );
         between = blank;
+        client = server = "";
       }
     }
     return rows.join("\n");

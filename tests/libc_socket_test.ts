@@ -2,6 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   LibcError,
   openLibc,
+  SIGINT,
   SOCK_DGRAM,
   SOCK_STREAM,
 } from "../lib/libc_socket.ts";
@@ -90,6 +91,162 @@ Deno.test("libc sockets take IPv4 addresses and ports, and nothing else", () => 
   for (const port of [-1, 65536, 1.5, NaN]) {
     assertThrows(() => socket.bind({ ...LOOPBACK, port }), RangeError, "port");
   }
+});
+
+/** getsockopt(2) without the lib: what the kernel says to somebody else. */
+function independentGetsockopt(fd: number, level: number, name: number) {
+  const library = Deno.dlopen("libc.so.6", {
+    getsockopt: {
+      parameters: ["i32", "i32", "i32", "buffer", "buffer"],
+      result: "i32",
+    },
+  });
+  const value = new Int32Array(2);
+  const length = new Uint32Array([8]);
+  const { getsockopt } = library.symbols;
+  assertEquals(getsockopt(fd, level, name, value, length), 0);
+  library.close();
+  return [...value].slice(0, length[0] / 4);
+}
+
+Deno.test("libc options are what the kernel says", () => {
+  using libc = openLibc();
+  using tcp = libc.socket(SOCK_STREAM);
+  using udp = libc.socket(SOCK_DGRAM);
+  assertEquals(tcp.getsockopt("SO_TYPE"), SOCK_STREAM);
+  assertEquals(udp.getsockopt("SO_TYPE"), SOCK_DGRAM);
+  for (const socket of [tcp, udp]) {
+    for (const size of [0, 5000, 2 ** 31 - 1]) {
+      socket.setsockopt("SO_SNDBUF", size);
+      socket.setsockopt("SO_RCVBUF", size);
+      assertEquals(
+        [socket.getsockopt("SO_SNDBUF"), socket.getsockopt("SO_RCVBUF")],
+        [
+          ...independentGetsockopt(socket.fd, 1, 7),
+          ...independentGetsockopt(socket.fd, 1, 8),
+        ],
+      );
+    }
+  }
+  for (
+    const [option, level, name] of [
+      ["SO_REUSEADDR", 1, 2],
+      ["SO_KEEPALIVE", 1, 9],
+      ["TCP_NODELAY", 6, 1],
+    ] as const
+  ) {
+    for (const value of [1, 0]) {
+      tcp.setsockopt(option, value);
+      assertEquals(tcp.getsockopt(option), value);
+      assertEquals(independentGetsockopt(tcp.fd, level, name), [value]);
+    }
+  }
+  assertEquals(tcp.getLinger(), { on: false, seconds: 0 });
+  for (const seconds of [7, 0]) {
+    tcp.setLinger({ on: true, seconds });
+    assertEquals(tcp.getLinger(), { on: true, seconds });
+    assertEquals(independentGetsockopt(tcp.fd, 1, 13), [1, seconds]);
+  }
+});
+
+Deno.test("libc options that cannot be set or read say why", () => {
+  using libc = openLibc();
+  using tcp = libc.socket(SOCK_STREAM);
+  using udp = libc.socket(SOCK_DGRAM);
+  const set = () => tcp.setsockopt("SO_TYPE", SOCK_DGRAM);
+  assertFails(set, "setsockopt", "ENOPROTOOPT");
+  const get = () => udp.getsockopt("TCP_NODELAY");
+  assertFails(get, "getsockopt", "EOPNOTSUPP");
+  for (const value of [1.5, NaN, 2 ** 31, -(2 ** 31) - 1, "1" as never]) {
+    assertThrows(() => tcp.setsockopt("SO_SNDBUF", value), RangeError, "int");
+    const linger = { on: true, seconds: value };
+    assertThrows(() => tcp.setLinger(linger), RangeError, "int");
+  }
+  assertFails(() => tcp.getpeername(), "getpeername", "ENOTCONN");
+  tcp.close();
+  assertFails(() => tcp.getsockopt("SO_TYPE"), "getsockopt", "EBADF");
+  assertFails(() => tcp.setsockopt("SO_SNDBUF", 1), "setsockopt", "EBADF");
+  assertFails(() => tcp.getLinger(), "getsockopt", "EBADF");
+  assertFails(() => tcp.listen(1), "listen", "EBADF");
+  assertFails(() => tcp.accept(), "accept4", "EBADF");
+});
+
+Deno.test("libc calls on a descriptor that is no socket say ENOTSOCK", () => {
+  using libc = openLibc();
+  using file = Deno.openSync("/dev/null");
+  void file;
+  const fd = [...Deno.readDirSync("/proc/self/fd")].map((it) => Number(it.name))
+    .find((it) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${it}`) === "/dev/null" &&
+          it > 2;
+      } catch {
+        return false;
+      }
+    })!;
+  using socket = libc.socket(SOCK_STREAM);
+  const own = socket.fd;
+  Object.assign(socket, { fd });
+  assertFails(() => socket.getsockopt("SO_TYPE"), "getsockopt", "ENOTSOCK");
+  assertFails(() => socket.getsockname(), "getsockname", "ENOTSOCK");
+  assertFails(() => socket.listen(1), "listen", "ENOTSOCK");
+  Object.assign(socket, { fd: own });
+});
+
+Deno.test("libc sockets listen and accept", async () => {
+  using libc = openLibc();
+  using listener = libc.socket(SOCK_STREAM);
+  listener.bind(LOOPBACK);
+  listener.listen(1);
+  const { port } = listener.getsockname();
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using accepted = listener.accept();
+  const { localAddr } = conn;
+  assertEquals(accepted.getpeername(), {
+    hostname: localAddr.hostname,
+    port: localAddr.port,
+  });
+  assertEquals(accepted.getsockname().port, port);
+});
+
+Deno.test("libc finds the descriptors of Deno's sockets", async () => {
+  using libc = openLibc();
+  using listener = Deno.listen(LOOPBACK);
+  const { port } = listener.addr;
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using peer = await listener.accept();
+  const found = [conn, peer, listener].map((it) => libc.descriptorOf(it).fd);
+  assertEquals(new Set(found).size, 3);
+
+  const descriptor = libc.descriptorOf(conn);
+  assertEquals(descriptor.getsockopt("TCP_NODELAY"), 0);
+  conn.setNoDelay(true);
+  assertEquals(descriptor.getsockopt("TCP_NODELAY"), 1);
+  assertEquals(libc.descriptorOf(peer).getsockopt("TCP_NODELAY"), 0);
+  assertEquals(libc.descriptorOf(listener).getsockopt("SO_REUSEADDR"), 1);
+  peer.close();
+  assertThrows(() => libc.descriptorOf(peer), Deno.errors.NotFound);
+});
+
+Deno.test("openLibc() says that it needs Linux", () => {
+  const { build } = Deno;
+  Object.defineProperty(Deno, "build", {
+    value: { ...build, os: "darwin" },
+    configurable: true,
+  });
+  try {
+    assertThrows(() => openLibc(), Deno.errors.NotSupported, "needs Linux");
+  } finally {
+    Object.defineProperty(Deno, "build", { value: build, configurable: true });
+  }
+});
+
+Deno.test("libc kill() sends a signal, or says why not", async () => {
+  using libc = openLibc();
+  const child = new Deno.Command("sleep", { args: ["60"] }).spawn();
+  libc.kill(child.pid, SIGINT);
+  assertEquals((await child.status).signal, "SIGINT");
+  assertFails(() => libc.kill(2 ** 22 + 1, SIGINT), "kill", "ESRCH");
 });
 
 Deno.test("libc errors are right under load", async () => {

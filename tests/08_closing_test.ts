@@ -1,0 +1,148 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { isFree, LessonProcess, run, until } from "./testing.ts";
+
+const LESSON = "08_closing.ts";
+
+/**
+ * What happened in a scene: who, what, and the states afterwards. Rows of
+ * states that pass by themselves are left out: they may be too short to see.
+ */
+function scene(stdout: string, title: string): string[] {
+  const section = stdout.split("\n\n").find((it) => it.startsWith(title))!;
+  const passing = /FIN-WAIT-1|LAST-ACK|CLOSING|SYN-/;
+  const rows = section.split("\n").slice(2).map((row) => {
+    const match = row.match(/^(.{19})(.{12}) \|(.*?)\| ?(.{0,12})(.*)$/)!;
+    const [left, client, arrow, server, right] = match.slice(1)
+      .map((part) => part.trim());
+    return { what: left || right, client, server, arrow: arrow[0] ?? " " };
+  });
+  const result: string[] = [];
+  for (const { what, client, server, arrow } of rows) {
+    if (client === "" && server === "") continue; // More of the text above.
+    const states = `${client}/${server}`;
+    if (what !== "") result.push(`${arrow} ${what.split(" ")[0]} ${states}`);
+    else {
+      const last = result.pop()!;
+      assertMatch(last, passing, "only passing states change by themselves");
+      result.push(last.replace(/\S+$/, states));
+    }
+  }
+  return result;
+}
+
+Deno.test("08 shows every way to close, with the kernel's states", async () => {
+  const { code, stdout, stderr } = await run(LESSON, []);
+  assertEquals([code, stderr], [0, ""]);
+  const open = [
+    "- connect ESTABLISHED/ESTABLISHED",
+    "  accept ESTABLISHED/ESTABLISHED",
+  ];
+  assertEquals(scene(stdout, "The client closes first"), [
+    ...open,
+    "- close FIN-WAIT-2/CLOSE-WAIT",
+    "  read FIN-WAIT-2/CLOSE-WAIT",
+    "< close TIME-WAIT/gone",
+  ]);
+  assertEquals(scene(stdout, "The client gets Ctrl+C"), [
+    ...open,
+    "- SIGINT FIN-WAIT-2/CLOSE-WAIT",
+    "  read FIN-WAIT-2/CLOSE-WAIT",
+    "< close TIME-WAIT/gone",
+  ]);
+  assertEquals(scene(stdout, "The server gets Ctrl+C"), [
+    ...open,
+    "< SIGINT CLOSE-WAIT/FIN-WAIT-2",
+    "  read CLOSE-WAIT/FIN-WAIT-2",
+    "- close gone/TIME-WAIT",
+  ]);
+  assertEquals(scene(stdout, "The client ends its side only"), [
+    ...open,
+    "- write ESTABLISHED/ESTABLISHED",
+    "- closeWrite FIN-WAIT-2/CLOSE-WAIT",
+    "  read FIN-WAIT-2/CLOSE-WAIT",
+    "  read FIN-WAIT-2/CLOSE-WAIT",
+    "< write FIN-WAIT-2/CLOSE-WAIT",
+    "  read FIN-WAIT-2/CLOSE-WAIT",
+    "< close TIME-WAIT/gone",
+    "  read TIME-WAIT/gone",
+    "  close TIME-WAIT/gone",
+  ]);
+
+  const table = (title: string) =>
+    stdout.slice(stdout.indexOf(title)).split("\n\n")[0].trimEnd().split("\n")
+      .slice(2).map((row) => row.split(/ {2,}/));
+  assertEquals(table('"When the server closes').map((row) => row.at(-1)), [
+    "ESTABLISHED",
+    'read 5 bytes "hello"',
+    "ECONNREFUSED",
+    "waits, after 200 ms",
+    "end of stream",
+    "CLOSE-WAIT",
+    "gone",
+  ]);
+  assertEquals(table("Abrupt ends"), [
+    ["close(2), data unread", "ECONNRESET", "EPIPE"],
+    ["close(2), SO_LINGER 0", "ECONNRESET", "EPIPE"],
+    ["process ends, data unread", "ECONNRESET", "EPIPE"],
+    ["Deno's close(), data unread", "end of stream", "EPIPE"],
+  ]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("08 --quiet leaves the diagrams out", async () => {
+  const { code, stdout } = await run(LESSON, ["--quiet"]);
+  assertEquals(code, 0);
+  assert(!stdout.includes("|"), stdout);
+  assert(stdout.includes("Abrupt ends"), stdout);
+});
+
+Deno.test("08 peer obeys calls, and says what came of them", async () => {
+  await using server = new LessonProcess(LESSON, ["peer"]);
+  await using client = new LessonProcess(LESSON, ["peer"]);
+  await server.type("listen 0\n");
+  const ready = await server.stdoutHas(/listen 127\.0\.0\.1:\d+\n/);
+  const port = Number(ready.trim().split(":")[1]);
+
+  await client.type(`read\naccept\nnonsense\nconnect ${port}\n`);
+  const said = await client.stdoutHas("connect as");
+  assertMatch(said, /^read: No connection.*\naccept: Nothing listens.*\n/);
+  assertMatch(said, /\nnonsense: one of listen, accept, connect, .*\n/);
+  await server.type("accept\n");
+  await server.stdoutHas(/accept 127\.0\.0\.1:\d+\n/);
+  await client.type("write hi\ncloseWrite\n");
+  await client.stdoutHas("write 2 bytes\ncloseWrite\n");
+  await server.type("read\nread\nclose\nunlisten\n");
+  await server.stdoutHas('read 2 bytes "hi"\nread end of stream\nclose\n');
+  await until(() => isFree(port));
+  await client.type("read\nclose\nq\n");
+  const { code, stdout } = await client.result();
+  assertEquals(code, 0);
+  assert(stdout.endsWith("read end of stream\nclose\n"), stdout);
+});
+
+Deno.test("08 demo ends on SIGINT and leaves no process behind", async () => {
+  for (const title of ["The client closes first", "The server gets Ctrl+C"]) {
+    await using process = new LessonProcess(LESSON, []);
+    await process.stdoutHas(title);
+    process.kill("SIGINT");
+    const { code, stderr } = await process.result();
+    assertEquals([code, stderr], [130, ""]);
+  }
+});
+
+Deno.test("08 names the flag that is missing", async () => {
+  const all = ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"];
+  const cases = [
+    ["--allow-net", "--allow-ffi"],
+    ["--allow-net", "--allow-run=deno,cat"],
+    ["--allow-net", "--allow-ffi", "--allow-run=deno"],
+    ["--allow-net", "--allow-ffi", "--allow-run=cat"],
+  ];
+  for (const flags of cases) {
+    const { code, stderr } = await run(LESSON, [], { flags });
+    assertEquals(code, 1, flags.join(" "));
+    assertMatch(stderr, /^08_closing: .*\n$/);
+    const missing = all.find((flag) => !flags.includes(flag))!;
+    assert(stderr.includes(missing.split("=")[0]), stderr);
+  }
+});

@@ -10,8 +10,8 @@ export interface ServerCommand {
   url: string;
   /** The flags that `deno run` needs for its server. */
   flags: string[];
-  /** The options of its server, by their names without the two dashes. */
-  args: Record<string, string | number>;
+  /** The options of its server; `true` stands for one without a value. */
+  args: Record<string, string | number | true>;
   /** Ends the server when it is aborted. */
   signal?: AbortSignal;
   /** Gets each line that the server prints. */
@@ -54,8 +54,8 @@ export async function forkServer(
   parent: (port: number, stop: () => void) => Promise<void>,
 ): Promise<number> {
   const { url, flags, signal, print, report, onEvent } = command;
-  const args = Object.entries(command.args).map(([key, it]) =>
-    `--${key}=${it}`
+  const args = Object.entries(command.args).map(([key, value]) =>
+    value === true ? `--${key}` : `--${key}=${value}`
   );
   const child = spawnDeno([...flags, url, "server", "--child", ...args]);
 

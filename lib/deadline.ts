@@ -39,21 +39,25 @@ export function abortable<T>(
 }
 
 /**
- * Waits for `promise`, but no longer than `milliseconds`. What the promise
- * stands for goes on: to end it, close what it reads from.
+ * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
+ * Deno's cannot be called back: it goes on until its connection is closed, so
+ * close it in `giveUp`, unless somebody will wait for it again.
  *
  * @param promise What to wait for.
  * @param milliseconds How long; 0 or less is not at all.
+ * @param giveUp Is called when the time is over.
  * @returns The result of `promise`.
  * @throws {Deno.errors.TimedOut} When the time is over.
  * @throws The error of `promise`.
  *
- * @example
+ * @example A peer that says nothing
  * ```ts
  * import { assertRejects } from "@std/assert";
  *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const conn = await Deno.connect({ port: listener.addr.port });
  * await assertRejects(
- *   () => withDeadline(new Promise(() => {}), 10),
+ *   () => withDeadline(conn.read(new Uint8Array(1)), 10, () => conn.close()),
  *   Deno.errors.TimedOut,
  *   "Timed out after 10 ms",
  * );
@@ -62,12 +66,15 @@ export function abortable<T>(
 export async function withDeadline<T>(
   promise: Promise<T>,
   milliseconds: number,
+  giveUp?: () => void,
 ): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       const message = `Timed out after ${milliseconds} ms`;
+      // First, so that this is the error, and not that of what is closed.
       reject(new Deno.errors.TimedOut(message));
+      giveUp?.();
     }, Math.max(milliseconds, 0));
   });
   try {

@@ -18,7 +18,7 @@ async function fork(
   const command: ServerCommand = {
     url: new URL(`file://${encodeURI(file)}`).href,
     flags: ["--allow-env"],
-    args: { port: 0, host: "a b" },
+    args: { port: 0, host: "a b", quiet: true },
     signal,
     print: (line) => printed.push(line),
     report: (error) => errors.push(error),
@@ -53,7 +53,7 @@ Deno.test("forkServer() passes arguments, events, lines and the exit code on", a
   assertEquals(status, 7);
   assertEquals(printed, ["listening on [::1]:4711", "one", "two"]);
   assertEquals(events, [
-    { at: 1, what: "server|--child|--port=0|--host=a b" },
+    { at: 1, what: "server|--child|--port=0|--host=a b|--quiet" },
     { at: 2 },
   ]);
   assertEquals(errors, []);

@@ -23,6 +23,26 @@ Deno.test("withDeadline() rejects with TimedOut when the time is over", async ()
   }
 });
 
+Deno.test("withDeadline() closes what is too late, and says TimedOut", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const conn = await Deno.connect({ port: listener.addr.port });
+  using peer = await listener.accept();
+  const reading = conn.read(new Uint8Array(1));
+  await assertRejects(
+    () => withDeadline(reading, 5, () => conn.close()),
+    Deno.errors.TimedOut,
+  );
+  await assertRejects(() => reading, Deno.errors.Interrupted);
+  assertEquals(await peer.read(new Uint8Array(1)), null);
+});
+
+Deno.test("withDeadline() gives nothing up that was in time", async () => {
+  let gaveUp = false;
+  await withDeadline(Promise.resolve(), 1, () => gaveUp = true);
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  assertEquals(gaveUp, false);
+});
+
 Deno.test("abortable() passes results and errors on, and leaves no listener", async () => {
   let listeners = 0;
   const signal = {

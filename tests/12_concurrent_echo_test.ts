@@ -1,0 +1,348 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { server } from "../lessons/12_concurrent_echo.ts";
+import { exchange, reset } from "./peers.ts";
+import {
+  hasProgram,
+  isFree,
+  LessonProcess,
+  onTerminal,
+  run,
+  type StartOptions,
+} from "./testing.ts";
+
+const LESSON = "12_concurrent_echo.ts";
+const LOOPBACK = "127.0.0.1";
+const encode = (text: string) => new TextEncoder().encode(text);
+
+async function startServer(args: string[] = [], options: StartOptions = {}) {
+  const all = ["server", "--host=127.0.0.1", "--port=0", ...args];
+  const process = new LessonProcess(LESSON, all, options);
+  return { process, port: await process.port() };
+}
+
+/** Whether a connection is served: what is sent comes back. */
+async function isServed(conn: Deno.TcpConn): Promise<boolean> {
+  await conn.write(encode("ping"));
+  const buffer = new Uint8Array(4);
+  return await conn.read(buffer) === 4;
+}
+
+/** The numbers of the client's summary. */
+function summary(stdout: string) {
+  const match = stdout.match(
+    /^(\d+) clients, (\d+) messages, (\d+) lost, (\d+) corrupted, \d+ messages\/s, p50 [\d.]+ ms, p99 [\d.]+ ms\nclient done!!$/m,
+  );
+  assert(match, stdout);
+  const [clients, messages, lost, corrupted] = match!.slice(1).map(Number);
+  return { clients, messages, lost, corrupted };
+}
+
+Deno.test("12 demo: a thousand clients, and every byte comes back", async () => {
+  const args = ["--clients=1000", "--messages=10", "--size=100"];
+  const { code, stdout, stderr } = await run(LESSON, args);
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(summary(stdout), {
+    clients: 1000,
+    messages: 10_000,
+    lost: 0,
+    corrupted: 0,
+  });
+  assertMatch(
+    stdout,
+    /^served 1000 connections, 1000000 bytes\nserver closed$/m,
+  );
+});
+
+/** `ulimit -n` of what is started here. */
+async function openFilesLimit(): Promise<number> {
+  const command = new Deno.Command("sh", { args: ["-c", "ulimit -n"] });
+  const text = new TextDecoder().decode((await command.output()).stdout);
+  return text.startsWith("unlimited") ? Infinity : Number(text);
+}
+
+Deno.test("12 demo: ten thousand clients", {
+  ignore: await openFilesLimit() < 10_100,
+}, async () => {
+  const args = ["--clients=10000", "--messages=2"];
+  const { code, stdout } = await run(LESSON, args);
+  assertEquals(code, 0);
+  const { lost, corrupted } = summary(stdout);
+  assertEquals([lost, corrupted], [0, 0]);
+});
+
+Deno.test("12 demo with large messages", async () => {
+  const args = ["--clients=4", "--messages=3", "--size=3000000"];
+  const { code, stdout } = await run(LESSON, args);
+  assertEquals(code, 0);
+  assertEquals(summary(stdout).lost, 0);
+});
+
+Deno.test("12 server: no client touches another", async () => {
+  const { process, port } = await startServer();
+  await using _ = process;
+  using silent = await Deno.connect({ hostname: LOOPBACK, port });
+  using deaf = await Deno.connect({ hostname: LOOPBACK, port });
+  // It sends until nothing more is taken, and reads nothing.
+  const blocked = (async () => {
+    for (;;) await deaf.write(new Uint8Array(1 << 20));
+  })().catch(() => {});
+  await reset(port);
+  await reset(port, new Uint8Array(100_000));
+  assertEquals(await exchange(port, "still there?"), "still there?");
+  assert(await isServed(silent));
+  deaf.close();
+  await blocked;
+});
+
+Deno.test("12 client counts what is lost and what is corrupted", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const serving = (async () => {
+    for (let i = 0; i < 2; i++) {
+      using conn = await listener.accept();
+      const buffer = new Uint8Array(8);
+      for (let n = 0; n < 3; n++) {
+        const count = await conn.read(buffer);
+        if (count === null) break;
+        if (i === 0 && n === 1) buffer[3] ^= 1;
+        await conn.write(buffer.subarray(0, count));
+      }
+    }
+  })();
+  const args = ["--clients=2", "--messages=4", "--size=8"];
+  const all = ["client", `--port=${listener.addr.port}`, ...args];
+  const { code, stdout, stderr } = await run(LESSON, all);
+  await serving;
+  assertEquals(code, 1);
+  assertEquals(summary(stdout), {
+    clients: 2,
+    messages: 8,
+    lost: 2,
+    corrupted: 1,
+  });
+  assertMatch(stderr, /^12_concurrent_echo: (read|write) failed!: .*\n$/);
+});
+
+Deno.test("12 client without a server loses everything, and says why", async () => {
+  const { code, stdout, stderr } = await run(LESSON, [
+    "client",
+    "--port=1",
+    "--clients=3",
+    "--messages=2",
+  ]);
+  assertEquals(code, 1);
+  assertMatch(stdout, /^3 clients, 6 messages, 6 lost, 0 corrupted, /);
+  assert(stdout.endsWith("\nclient done!!\n"), stdout);
+  assertEquals(
+    stderr,
+    "12_concurrent_echo: connect 127.0.0.1:1: " +
+      "ECONNREFUSED (Connection refused)\n",
+  );
+});
+
+Deno.test("12 server --idle-timeout ends the silent, not the talking", async () => {
+  const { process, port } = await startServer(["--idle-timeout=300"]);
+  await using _ = process;
+  using talking = await Deno.connect({ hostname: LOOPBACK, port });
+  using silent = await Deno.connect({ hostname: LOOPBACK, port });
+  let isOver = false;
+  const ended = silent.read(new Uint8Array(1)).then((count) => {
+    isOver = true;
+    return count;
+  });
+  while (!isOver) {
+    assert(await isServed(talking));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  assertEquals(await ended, null);
+  assert(await isServed(talking));
+});
+
+Deno.test("12 server --max-connections lets the others wait", async () => {
+  const { process, port } = await startServer(["--max-connections=2"]);
+  await using _ = process;
+  const first = await Deno.connect({ hostname: LOOPBACK, port });
+  using second = await Deno.connect({ hostname: LOOPBACK, port });
+  assert(await isServed(first) && await isServed(second));
+  using third = await Deno.connect({ hostname: LOOPBACK, port });
+  const waiting = isServed(third);
+  // The server has had every chance: it serves the others in between.
+  for (let i = 0; i < 20; i++) assert(await isServed(second));
+  const trace = await process.stderrHas("accept");
+  assertEquals(trace.match(/server accept/g)?.length, 2);
+  first.close();
+  assert(await waiting);
+});
+
+Deno.test("12 server survives that there are no descriptors left", async () => {
+  const { process, port } = await startServer([], {
+    wrapper: (
+      command,
+    ) => ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", ...command],
+  });
+  await using _ = process;
+  const conns: Deno.TcpConn[] = [];
+  for (let i = 0; i < 40; i++) {
+    conns.push(await Deno.connect({ hostname: LOOPBACK, port }));
+  }
+  await process.stderrHas("accept waits: EMFILE (Too many open files)");
+  assert(await isServed(conns[0]));
+  const stat = () => {
+    const fields = Deno.readTextFileSync(`/proc/${process.pid}/stat`).split(
+      " ",
+    );
+    return Number(fields[13]) + Number(fields[14]); // Ticks of 10 ms.
+  };
+  // It does not spin: in half a second, far less than half a second of work.
+  const before = stat();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert(stat() - before < 25, `${stat() - before} ticks`);
+  // Each one that leaves makes room for one that waits.
+  while (conns.length > 0) {
+    const conn = conns.shift()!;
+    assert(await isServed(conn));
+    conn.close();
+  }
+  process.kill("SIGTERM");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assertMatch(stdout, /^served 40 connections, \d+ bytes\nserver closed$/m);
+});
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.test(`12 server lets clients finish on ${signal}`, async () => {
+    const { process, port } = await startServer(["--drain-timeout=60000"]);
+    await using _ = process;
+    using conn = await Deno.connect({ hostname: LOOPBACK, port });
+    assert(await isServed(conn));
+    process.kill(signal);
+    process.kill(signal);
+    await process.stderrHas("close listener");
+    assert(await isFree(port));
+    assert(await isServed(conn));
+    await conn.closeWrite();
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+    const { code, stdout } = await process.result();
+    assertEquals(code, 0);
+    assertEquals(
+      stdout,
+      `listening on 127.0.0.1:${port}\n` +
+        "served 1 connections, 8 bytes\nserver closed\n",
+    );
+  });
+}
+
+Deno.test("12 server closes those that do not finish in time", async () => {
+  const { process, port } = await startServer(["--drain-timeout=50"]);
+  await using _ = process;
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  assert(await isServed(conn));
+  process.kill("SIGINT");
+  assertEquals(await conn.read(new Uint8Array(1)), null);
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.endsWith("\nserver closed\n"), stdout);
+});
+
+Deno.test("12 server: 50 readers that stall cost one buffer each", async () => {
+  const { process, port } = await startServer(["--quiet"]);
+  await using _ = process;
+  const conns: Deno.TcpConn[] = [];
+  let sent = 0;
+  const writing: Promise<void>[] = [];
+  for (let i = 0; i < 50; i++) {
+    const conn = await Deno.connect({ hostname: LOOPBACK, port });
+    conns.push(conn);
+    writing.push(
+      (async () => {
+        for (;;) sent += await conn.write(new Uint8Array(1 << 20));
+      })().catch(() => {}),
+    );
+  }
+  let before = -1;
+  while (before !== sent) {
+    before = sent;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+  const status = Deno.readTextFileSync(`/proc/${process.pid}/status`);
+  const resident = Number(status.match(/VmRSS:\s+(\d+) kB/)![1]);
+  // 50 buffers of 256 KiB are 13 MB; without backpressure it were hundreds.
+  assert(resident < 200_000, `${resident} kB`);
+  assertEquals(await exchange(port, "and the others?"), "and the others?");
+  for (const conn of conns) conn.close();
+  await Promise.all(writing);
+});
+
+Deno.test("12 client draws progress on a terminal", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  const { process, port } = await startServer(["--quiet"]);
+  await using _ = process;
+  await using client = new LessonProcess(
+    LESSON,
+    ["client", `--port=${port}`, "--clients=10", "--messages=50"],
+    { wrapper: onTerminal },
+  );
+  const { code, stdout } = await client.result();
+  assertEquals(code, 0);
+  assert(stdout.includes("messages ["), "no bar");
+  assert(stdout.lastIndexOf("\x1b[K") < stdout.indexOf("10 clients,"), stdout);
+});
+
+Deno.test("12 client and demo end on a signal", async () => {
+  using silent = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  await using client = new LessonProcess(LESSON, [
+    "client",
+    `--port=${silent.addr.port}`,
+    "--clients=5",
+  ]);
+  const conns: Deno.TcpConn[] = [];
+  for (let i = 0; i < 5; i++) conns.push(await silent.accept());
+  client.kill("SIGTERM");
+  const ended = await client.result();
+  assertEquals([ended.code, ended.stdout, ended.stderr], [
+    143,
+    "client done!!\n",
+    "",
+  ]);
+  for (const conn of conns) conn.close();
+
+  await using demo = new LessonProcess(LESSON, [
+    "--messages=1000000",
+    "--clients=2",
+  ]);
+  const port = await demo.port();
+  demo.kill("SIGINT");
+  const { code, stderr } = await demo.result();
+  assertEquals([code, stderr], [130, ""]);
+  assert(await isFree(port));
+});
+
+Deno.test("12 refuses numbers that are none", async () => {
+  for (
+    const args of [
+      ["client", "--clients=0"],
+      ["client", "--messages=0"],
+      ["client", "--size=0"],
+      ["client", "--size=1.5"],
+      ["server", "--idle-timeout=-1"],
+      ["server", "--drain-timeout=x"],
+      ["server", "--clients=1"],
+      ["client", "--backlog=1"],
+    ]
+  ) assertEquals((await run(LESSON, args)).code, 2, args.join(" "));
+});
+
+Deno.test("12 server() can be called from other code", async () => {
+  const stop = new AbortController();
+  const ready = Promise.withResolvers<Deno.NetAddr>();
+  const closed = server({
+    hostname: LOOPBACK,
+    port: 0,
+    signal: stop.signal,
+    onListen: ready.resolve,
+  });
+  const { port } = await ready.promise;
+  assertEquals(await exchange(port, "hello"), "hello");
+  stop.abort();
+  assertEquals(await closed, { connections: 1, bytes: 5 });
+});

@@ -29,7 +29,8 @@
  * |---|---|
  * | `Deno.listen` | `socket`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen`, `getsockname` |
  * | `Deno.connect` | `socket`, `connect`, `getsockopt(SO_ERROR)`, `getsockname`, `getpeername` |
- * | `Deno.listenDatagram` | `socket`, `bind`, `getsockname` |
+ * | `listener.accept` | `accept4`, `getsockname`, `getpeername` |
+ * | `Deno.listenDatagram` | `socket`, `bind`, `setsockopt(SO_BROADCAST)`, `setsockopt(IP_MULTICAST_LOOP)`, `getsockname` |
  * | `send`, `receive` | `sendto`, `recvfrom` |
  * | `conn.localAddr`, `listener.addr` | none: what `getsockname` said at the start |
  *
@@ -127,8 +128,9 @@ async function answer(ask: () => string | Promise<string>): Promise<string> {
     return await ask();
   } catch (error) {
     const { code } = error as { code?: unknown };
-    if (typeof code === "string") return code;
-    throw error;
+    // What this process has run out of is no answer to the question.
+    if (typeof code !== "string" || code === "EMFILE") throw error;
+    return code;
   }
 }
 
@@ -137,8 +139,10 @@ function hasIpv6(): boolean {
   try {
     Deno.listen({ hostname: "::1", port: 0 }).close();
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    if (code === "EADDRNOTAVAIL" || code === "EAFNOSUPPORT") return false;
+    throw error;
   }
 }
 

@@ -35,7 +35,8 @@
  *   return value.
  * - On a terminal: the bar stands still until the reader starts.
  * - `sysctl net.ipv4.tcp_wmem net.ipv4.tcp_rmem`: least, usual and greatest
- *   size of the two buffers. The first write below takes about what both hold.
+ *   size of the two buffers, the writer's and the reader's. What the first
+ *   write accepts is in one of them.
  *
  * What is still missing: `writeFull` waits for as long as the reader likes, and
  * lesson 11 gives up in time. How large the buffers are, and how to change
@@ -68,7 +69,9 @@ type Bytes = Uint8Array<ArrayBuffer>;
 export async function demo({ print, signal }: DemoOptions): Promise<void> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using open = new DisposableStack();
-  signal?.addEventListener("abort", () => open.dispose(), { once: true });
+  signal?.throwIfAborted();
+  const stop = () => open.dispose();
+  signal?.addEventListener("abort", stop);
   const connect = async (): Promise<Pair> => {
     const { port } = listener.addr;
     const conn = open.use(await Deno.connect({ hostname: "127.0.0.1", port }));
@@ -90,25 +93,29 @@ export async function demo({ print, signal }: DemoOptions): Promise<void> {
     print(await closedPeer(await connect()));
   } catch (error) {
     throw signal?.aborted ? signal.reason : error;
+  } finally {
+    signal?.removeEventListener("abort", stop);
   }
 }
 
 async function shortWrites([conn, peer]: Pair, data: Bytes) {
   const rows: (string | number)[][] = [];
+  using progress = new Progress("reading", data.length);
+  progress.update(0);
   let sent = 0;
-  let waiting: Promise<number>;
-  for (;;) {
+  let waiting = Promise.resolve(0);
+  while (sent < data.length) {
     waiting = conn.write(data.subarray(sent));
     const accepted = await Promise.race([waiting, pause(PATIENCE)]);
     const result = accepted ?? `still waiting after ${PATIENCE} ms`;
     rows.push([rows.length + 1, data.length - sent, result]);
     if (accepted === undefined) break;
     sent += accepted;
+    waiting = Promise.resolve(0);
   }
 
   // Now somebody reads, so there is room again: the write that waits returns,
   // and writeFull() sends the rest.
-  using progress = new Progress("reading", data.length);
   let got = 0;
   const reader = {
     async read(p: Uint8Array) {

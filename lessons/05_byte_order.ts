@@ -21,7 +21,8 @@
  * What the tutorial's programs get wrong: `htons((short)atoi(argv[1]))` makes a
  * port of any text, 0 of `http` and 4464 of `70000`; and `inet_addr` takes
  * `1.2` for 1.0.0.2 and `010.0.0.1` for 8.0.0.1, and says -1 for an error,
- * which is also 255.255.255.255. `lib/byte_order.ts` refuses all of these.
+ * which is also 255.255.255.255. `lib/byte_order.ts` has none of this: it takes
+ * one form of an address, and throws for any other.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -36,6 +37,9 @@
  * - `05_byte_order.ts 256 1`: each is the other one, the wrong way round.
  * - `printf 'x' | nc -u -w1 127.0.0.1 9527` under `strace -e trace=network`:
  *   it shows `htons(9527)`, for 0x3725 is what the kernel really gets.
+ *
+ * What is still missing: what is done with an address. Lesson 06 sends to one,
+ * without a connection.
  *
  * @module
  */
@@ -62,6 +66,7 @@ export interface DemoOptions {
 export function demo({ args, print }: DemoOptions): void {
   const numbers = (args.length > 0 ? args : ["9527", "0x12345678"])
     .map(parseNumber);
+  using libc = openLibc();
 
   // Not assumed: a number of two bytes is laid down, and its first one read.
   const [first] = new Uint8Array(new Uint16Array([0x0102]).buffer);
@@ -99,7 +104,6 @@ Read with the most significant first they are ${value} (${hex(value, 8)});
 read as this host reads its own numbers, as s_addr, they are ${hex(sAddr, 8)}.
 `);
 
-  using libc = openLibc();
   using socket = libc.socket(SOCK_DGRAM);
   socket.bind({ hostname: "127.0.0.1", port: 0 }); // The kernel finds a port.
   const name = socket.getsocknameBytes();

@@ -14,7 +14,7 @@
  * A UDP socket is not connected to anybody. Each datagram carries its sender's
  * address; it arrives whole or not at all, once or twice, sooner or later. Here
  * the server sends each one back to where it came from, the empty one and the
- * largest (65507 bytes) too. The client sends each line of its input as one
+ * largest (65507 bytes over IPv4) too. The client sends each line of its input as one
  * datagram and waits for the reply. `demo` also sends two without waiting, to
  * show that they do not run together as they would in a stream.
  *
@@ -33,21 +33,21 @@
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
- * | `Deno.listenDatagram` | `socket(SOCK_DGRAM)`, `bind`, `getsockname` |
+ * | `Deno.listenDatagram` | `socket(SOCK_DGRAM)`, `bind`, `setsockopt(SO_BROADCAST)`, `setsockopt(IP_MULTICAST_LOOP)`, `getsockname` |
  * | `socket.receive` | `recvfrom` |
  * | `socket.send` | `sendto` |
  * | `socket.close` | `close`: nobody is told |
  *
  * Deno binds a UDP socket when it creates it. The tutorial's client leaves that
- * to its first `sendto`; lesson 03 shows the difference. Without a buffer of
- * its own, `receive` uses one of 1024 bytes, and a longer datagram is cut
- * without a word: `--buffer-size` shows that.
+ * to its first `sendto`; lesson 03 shows the difference. What does not fit into
+ * the buffer of a `receive` is cut off without a word: `--buffer-size` shows
+ * that. Without a buffer, `receive` makes one of 65507 bytes each time.
  *
  * Try it:
  * - `server`, then `nc -u 127.0.0.1 9527` in another terminal.
  * - `server --buffer-size 4`, and `client` with `hello`: the reply is `hell`.
- * - `client` without a server: after a second, `no reply`. UDP itself tells
- *   neither side anything.
+ * - `client` without a server: after a second, `no reply`. The kernel does say
+ *   "port unreachable" (ICMP), but only a connected UDP socket gets to hear it.
  * - `client --host 127.0.0.2` with a `server` on 0.0.0.0: the reply comes from
  *   127.0.0.1, so it is not taken (lesson 03 says why it does).
  *
@@ -73,7 +73,7 @@ import {
   serverOptions,
 } from "../lib/command_line.ts";
 import { writeFull } from "../lib/full_io.ts";
-import { withDeadline } from "../lib/deadline.ts";
+import { abortable, withDeadline } from "../lib/deadline.ts";
 import { SequenceDiagram } from "../lib/sequence_diagram.ts";
 import {
   formatAddress,
@@ -82,8 +82,10 @@ import {
   traceTo,
 } from "../lib/trace.ts";
 
-/** The length field of an IP packet counts 65535 bytes, headers included. */
-const MAX_DATAGRAM = 65535;
+/** The length field of UDP counts 65535 bytes, its header included. */
+const BUFFER_SIZE = 65535;
+/** How many requests are remembered, for replies that come late or twice. */
+const MAX_REMEMBERED = 100;
 const NEWLINE = 0x0a;
 
 /** Options of {@linkcode server}. */
@@ -113,7 +115,7 @@ export interface ServerOptions {
  */
 export async function server(options: ServerOptions = {}): Promise<void> {
   const { hostname = "0.0.0.0", port = 9527, messages = 10 } = options;
-  const { bufferSize = MAX_DATAGRAM, signal, onListen, trace = () => {} } =
+  const { bufferSize = BUFFER_SIZE, signal, onListen, trace = () => {} } =
     options;
   needUnstableNet();
   signal?.throwIfAborted();
@@ -124,15 +126,15 @@ export async function server(options: ServerOptions = {}): Promise<void> {
     Deno.listenDatagram({ hostname, port, transport: "udp" })
   ).catch(failed(`bind ${formatAddress({ hostname, port })}`));
   const address = socket.addr as Deno.NetAddr;
-  trace(`socket, bind ${formatAddress(address)}`);
 
   // Closing makes a waiting receive() reject, so the loop ends.
-  const close = () => {
+  const closeSocket = () => {
     trace("close");
     socket.close();
   };
-  signal?.addEventListener("abort", close, { once: true });
+  signal?.addEventListener("abort", closeSocket, { once: true });
   try {
+    trace(`socket, bind ${formatAddress(address)}`);
     onListen?.(address);
     const buffer = new Uint8Array(bufferSize);
     for (let i = 0; messages === 0 || i < messages; i++) {
@@ -148,8 +150,8 @@ export async function server(options: ServerOptions = {}): Promise<void> {
   } catch (error) {
     if (!signal?.aborted) throw error;
   } finally {
-    signal?.removeEventListener("abort", close);
-    if (!signal?.aborted) close();
+    signal?.removeEventListener("abort", closeSocket);
+    if (!signal?.aborted) closeSocket();
   }
 }
 
@@ -185,19 +187,18 @@ export async function client(options: ClientOptions): Promise<number> {
   const address = formatAddress({ hostname, port });
   needUnstableNet();
 
+  signal?.throwIfAborted();
+
   // The client's socket needs an address as well: any, and any free port.
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
-  const socket = Deno.listenDatagram({
-    hostname: any,
-    port: 0,
-    transport: "udp",
-  });
-  trace(`socket, bind ${formatAddress(socket.addr as Deno.NetAddr)}`);
-  const close = () => {
+  const socket = await Promise.try(() =>
+    Deno.listenDatagram({ hostname: any, port: 0, transport: "udp" })
+  ).catch(failed(`bind ${formatAddress({ hostname: any, port: 0 })}`));
+  const closeSocket = () => {
     trace("close");
     socket.close();
   };
-  signal?.addEventListener("abort", close, { once: true });
+  signal?.addEventListener("abort", closeSocket, { once: true });
 
   let status = 0;
   const fail = (error: unknown) => {
@@ -205,22 +206,28 @@ export async function client(options: ClientOptions): Promise<number> {
     report(error);
   };
   try {
+    trace(`socket, bind ${formatAddress(socket.addr as Deno.NetAddr)}`);
     const peer = {
       transport: "udp" as const,
       hostname: await resolve(hostname),
       port,
     };
-    const buffer = new Uint8Array(MAX_DATAGRAM);
+    const buffer = new Uint8Array(BUFFER_SIZE);
     let receiving: ReturnType<typeof socket.receive> | undefined;
     const unanswered: Uint8Array[] = [];
+    const answered: Uint8Array[] = [];
 
-    for (let batch; (batch = await next()) !== null;) {
+    for (let batch; (batch = await abortable(next(), signal)) !== null;) {
       const waiting: Uint8Array[] = [];
       for (const data of batch) {
         trace(`sendto ${data.length} bytes ${quoteBytes(data)}`, "to peer");
         await socket.send(data, peer).then(
           () => waiting.push(data),
-          (error) => fail(new Error(`send ${address}`, { cause: error })),
+          (error) => {
+            signal?.throwIfAborted();
+            trace("sendto failed");
+            fail(new Error(`send ${address}`, { cause: error }));
+          },
         );
       }
 
@@ -235,13 +242,14 @@ export async function client(options: ClientOptions): Promise<number> {
           });
         if (reply === null) {
           fail(new Error(`no reply from ${address} within ${timeout} ms`));
-          unanswered.push(...waiting);
+          unanswered.unshift(...waiting);
+          unanswered.length = Math.min(unanswered.length, MAX_REMEMBERED);
           break;
         }
         receiving = undefined;
 
         const [data, sender] = reply as [Uint8Array, Deno.NetAddr];
-        if (sender.hostname !== peer.hostname || sender.port !== port) {
+        if (plain(sender.hostname) !== peer.hostname || sender.port !== port) {
           const from = formatAddress(sender);
           report(
             new Error(`ignored a datagram from ${from}, asked ${address}`),
@@ -249,18 +257,21 @@ export async function client(options: ClientOptions): Promise<number> {
           continue;
         }
         trace(`recvfrom ${data.length} bytes ${quoteBytes(data)}`);
-        if (takeReply(data, waiting, unanswered)) {
+        const asked = takeReply(data, waiting, unanswered, answered);
+        if (asked !== null) {
+          answered.unshift(asked);
+          answered.length = Math.min(answered.length, MAX_REMEMBERED);
           await writeFull(output, encode("recv:"));
           await writeFull(output, data);
           await writeFull(output, encode("\n"));
-        } else trace("ignored: a late reply to an earlier line");
+        } else trace("ignored: a reply to an earlier line");
       }
     }
   } catch (error) {
     throw signal?.aborted ? signal.reason : error;
   } finally {
-    signal?.removeEventListener("abort", close);
-    if (!signal?.aborted) close();
+    signal?.removeEventListener("abort", closeSocket);
+    if (!signal?.aborted) closeSocket();
   }
   return status;
 }
@@ -270,36 +281,46 @@ export async function client(options: ClientOptions): Promise<number> {
  * takes that off its list. An echo is what was sent, or, if the server's buffer
  * was small, its beginning; anything else is a reply to the oldest that waits.
  *
- * @returns Whether it is one that `waiting` waited for.
+ * @returns The request that has waited for it, or `null` if it is late, or has
+ * come before.
  */
 function takeReply(
   reply: Uint8Array,
   waiting: Uint8Array[],
-  unanswered: Uint8Array[],
-): boolean {
+  ...earlier: Uint8Array[][]
+): Uint8Array | null {
   const isStart = (sent: Uint8Array) =>
     reply.every((byte, i) => byte === sent[i]);
   const isSame = (sent: Uint8Array) =>
     sent.length === reply.length && isStart(sent);
   for (const belongs of [isSame, isStart, () => true]) {
-    for (const list of [waiting, unanswered]) {
+    for (const list of [waiting, ...earlier]) {
       const index = list.findIndex(belongs);
       if (index < 0) continue;
-      list.splice(index, 1);
-      return list === waiting;
+      const [sent] = list.splice(index, 1);
+      return list === waiting ? sent : null;
     }
   }
-  return false;
+  return null;
 }
 
 /** The address that datagrams from `hostname` will come from. */
 async function resolve(hostname: string): Promise<string> {
+  const call = failed(`lookup ${hostname}`);
   if (hostname.includes(":")) {
-    const bare = hostname.replace(/^\[|\]$/g, "");
-    return new URL(`http://[${bare}]`).hostname.slice(1, -1); // ::1, not 0::1
+    return await Promise.try(plain, hostname.replace(/^\[|\]$/g, ""))
+      .catch(call);
   }
-  const found = await lookup(hostname, 4).catch(failed(`lookup ${hostname}`));
-  return found.address;
+  const { address } = await lookup(hostname, 4).catch(call);
+  return plain(address);
+}
+
+/** An address in the one form it is compared in. */
+function plain(address: string): string {
+  if (address === "0.0.0.0") return "127.0.0.1"; // Linux sends it there.
+  if (!address.includes(":")) return address;
+  const short = new URL(`http://[${address}]`).hostname.slice(1, -1);
+  return short === "::" ? "::1" : short;
 }
 
 function encode(text: string): Uint8Array<ArrayBuffer> {
@@ -336,7 +357,7 @@ export interface DemoOptions extends ServerOptions, ClientOptions {
 export async function demo(options: DemoOptions): Promise<number> {
   const { hostname = "127.0.0.1", port = 0, messages = 0, quiet, print } =
     options;
-  const { bufferSize = MAX_DATAGRAM } = options;
+  const { bufferSize = BUFFER_SIZE } = options;
   const next = options.script || !await options.hasInput()
     ? builtInMessages()
     : options.next;

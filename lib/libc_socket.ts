@@ -389,7 +389,7 @@ function toSockaddr(address: SocketAddress): Uint8Array<ArrayBuffer> {
   const octets = hostname.split(".");
   if (
     octets.length !== 4 ||
-    octets.some((it) => !/^\d{1,3}$/.test(it) || Number(it) > 255)
+    octets.some((it) => !/^(0|[1-9]\d{0,2})$/.test(it) || Number(it) > 255)
   ) throw new TypeError(`Not an IPv4 address: ${JSON.stringify(hostname)}`);
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new RangeError(`Not a port: ${port}`);

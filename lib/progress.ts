@@ -63,7 +63,9 @@ export class Progress implements Disposable {
 
   /** Draws that `done` of the total is done. */
   update(done: number): void {
-    const part = Math.min(Math.max(done / this.#total, 0), 1);
+    const part = this.#total > 0
+      ? Math.min(Math.max(done / this.#total, 0), 1)
+      : 1;
     const filled = "#".repeat(Math.floor(part * BAR_WIDTH));
     const bar = (this.#color ? green(filled) : filled) +
       "-".repeat(BAR_WIDTH - filled.length);

@@ -92,3 +92,19 @@ Deno.test("03 names the flag that is missing", async () => {
     assert(stderr.includes(missing), stderr);
   }
 });
+
+Deno.test("03 does not take what it has run out of for an answer", async () => {
+  for (const limit of [24, 26, 28]) {
+    const { code, stdout, stderr } = await run(LESSON, [], {
+      wrapper: (command) => [
+        "sh",
+        "-c",
+        `ulimit -n ${limit}; exec "$@"`,
+        "sh",
+        ...command,
+      ],
+    });
+    assert(!stdout.includes("EMFILE"), stdout);
+    if (code !== 0) assertMatch(stderr, /^03_addresses: EMFILE \(.*\)\n$/);
+  }
+});

@@ -1,5 +1,5 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
-import { server } from "../lessons/06_udp_echo.ts";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { client, server } from "../lessons/06_udp_echo.ts";
 import { hasProgram, LessonProcess, onTerminal, run } from "./testing.ts";
 
 const LESSON = "06_udp_echo.ts";
@@ -214,7 +214,143 @@ Deno.test("06 client does not take a late reply for another line's", async () =>
   await process.endInput();
   const { code, stdout, stderr } = await process.result();
   assertEquals([code, stdout], [1, "recv:later\n"]);
-  assertMatch(stderr, /ignored: a late reply to an earlier line$/m);
+  assertMatch(stderr, /ignored: a reply to an earlier line$/m);
+});
+
+Deno.test("06 client takes a reply that comes twice once", async () => {
+  using peer = new Peer();
+  const serving = (async () => {
+    for (let i = 0; i < 4; i++) {
+      const [data, from] = await peer.receive();
+      await peer.send(data, from);
+      await peer.send(data, from);
+    }
+  })();
+  const lines = "one\ntwo\nthree\nfour\n";
+  const { code, stdout } = await runClient(peer.port, lines);
+  await serving;
+  assertEquals([code, stdout], [0, lines.replaceAll(/^(?=.)/gm, "recv:")]);
+});
+
+Deno.test("06 client tells replies by their bytes", async () => {
+  using peer = new Peer();
+  await using process = new LessonProcess(LESSON, [
+    "client",
+    "--quiet",
+    "--timeout=200",
+    `--port=${peer.port}`,
+  ]);
+  // Never answered in time; then its reply comes before that of the second.
+  await process.type("abc\n");
+  const [first, from] = await peer.receive();
+  await process.stderrHas("no reply");
+  await process.type("abcd\n");
+  const [second] = await peer.receive();
+  await peer.send(first, from);
+  await peer.send(second.subarray(0, 2), from); // Cut by a small buffer.
+  await process.stdoutHas("recv:ab\n");
+  await process.type("something else\n");
+  await peer.receive();
+  await peer.send(encode("no echo at all"), from);
+  await process.stdoutHas("recv:no echo at all\n");
+  await process.endInput();
+  const { code, stdout } = await process.result();
+  assertEquals([code, stdout], [1, "recv:ab\nrecv:no echo at all\n"]);
+});
+
+Deno.test("06 client keeps its deadline although strangers send", async () => {
+  using peer = new Peer();
+  using stranger = new Peer();
+  await using process = new LessonProcess(LESSON, [
+    "client",
+    "--quiet",
+    "--timeout=200",
+    `--port=${peer.port}`,
+  ]);
+  await process.type("hello\n");
+  const [, from] = await peer.receive();
+  const noise = setInterval(() => stranger.send(encode("x"), from), 20);
+  await process.stderrHas("no reply");
+  clearInterval(noise);
+  await process.endInput();
+  assertEquals((await process.result()).code, 1);
+});
+
+Deno.test("06 works over IPv6, however its address is written", async () => {
+  await using process = new LessonProcess(LESSON, [
+    "server",
+    "--host=::1",
+    "--port=0",
+    "--messages=3",
+  ]);
+  let ready: string;
+  try {
+    ready = await process.stdoutHas("\n");
+  } catch {
+    assertMatch(await process.stderrHas("\n"), /EADDRNOTAVAIL|EAFNOSUPPORT/);
+    return; // This host has no IPv6, and the lesson says so.
+  }
+  const port = Number(ready.match(/^listening on \[::1\]:(\d+)\n$/)![1]);
+  for (const host of ["::1", "0::1", "[::1]"]) {
+    const { code, stdout } = await runClient(port, "six\n", `--host=${host}`);
+    assertEquals([code, stdout], [0, "recv:six\n"], host);
+  }
+});
+
+Deno.test("06 demo on 0.0.0.0 answers", async () => {
+  const args = ["--quiet", "--script", "--host=0.0.0.0"];
+  const { code, stderr } = await run(LESSON, args);
+  assertEquals([code, stderr], [0, ""]);
+});
+
+Deno.test("06 demo with a line that is too long exits 1", async () => {
+  const { code, stdout } = await run(LESSON, [], {
+    input: `${"x".repeat(65508)}\n`,
+  });
+  assertEquals(code, 1);
+  assert(stdout.includes("sendto failed"), stdout);
+});
+
+Deno.test("06 client is quiet when a signal ends it among many lines", async () => {
+  const { process, port } = await startServer("--messages=0", "--quiet");
+  await using _ = process;
+  await using client = new LessonProcess(LESSON, [
+    "client",
+    "--quiet",
+    `--port=${port}`,
+  ]);
+  await client.type("line\n".repeat(12_000));
+  await client.stdoutHas("recv:line\n");
+  client.kill("SIGINT");
+  const { code, stderr } = await client.result();
+  assertEquals([code, stderr], [130, ""]);
+});
+
+Deno.test("06 client() rejects with the signal's reason, whenever it comes", async () => {
+  using peer = new Peer();
+  for (const moment of ["before", "at the first step", "while it asks"]) {
+    const stop = new AbortController();
+    const abort = (now: string) => {
+      if (now === moment) stop.abort(new RangeError("enough"));
+    };
+    abort("before");
+    await assertRejects(
+      () =>
+        client({
+          port: peer.port,
+          output: { write: (p) => Promise.resolve(p.length) },
+          report: () => {},
+          signal: stop.signal,
+          trace: () => abort("at the first step"),
+          next() {
+            abort("while it asks");
+            return new Promise(() => {});
+          },
+        }),
+      RangeError,
+      "enough",
+    );
+  }
 });
 
 Deno.test("06 client ignores strangers, and names them", async () => {
@@ -289,8 +425,8 @@ Deno.test("06 takes the tutorial's positional arguments", async () => {
   const { process, port } = await startServer("--messages=0", "--quiet");
   await using _ = process;
   const args = ["client", "127.0.0.1", `${port}`, "--quiet"];
-  const client = await run(LESSON, args, { input: "hi\n" });
-  assertEquals([client.code, client.stdout], [0, "recv:hi\n"]);
+  const talked = await run(LESSON, args, { input: "hi\n" });
+  assertEquals([talked.code, talked.stdout], [0, "recv:hi\n"]);
 
   for (
     const args of [

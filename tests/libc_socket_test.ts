@@ -209,6 +209,18 @@ Deno.test("libc sockets listen and accept", async () => {
   assertEquals(accepted.getsockname().port, port);
 });
 
+Deno.test("libc sockets are closed in processes that are started", () => {
+  using libc = openLibc();
+  using socket = libc.socket(SOCK_STREAM);
+  socket.bind(LOOPBACK);
+  socket.listen(1);
+  const flags = (fd: number) =>
+    Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`).match(
+      /flags:\s+(\d+)/,
+    )![1];
+  assert(parseInt(flags(socket.fd), 8) & 0o2000000, "O_CLOEXEC");
+});
+
 Deno.test("libc finds the descriptors of Deno's sockets", async () => {
   using libc = openLibc();
   using listener = Deno.listen(LOOPBACK);

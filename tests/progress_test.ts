@@ -49,6 +49,14 @@ Deno.test("Progress is silent where there is no terminal", () => {
   assertEquals(stream.drawn, []);
 });
 
+Deno.test("Progress of nothing is all of it", () => {
+  const stream = fakeTerminal();
+  const options = { stream, isTerminal: true, color: false };
+  using progress = new Progress("reading", 0, options);
+  progress.update(0);
+  assertEquals(stream.drawn, ["\r\x1b[Kreading [####################] 100%"]);
+});
+
 Deno.test("Progress survives a terminal that is gone", () => {
   const stream = {
     writeSync(): number {

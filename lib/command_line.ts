@@ -18,23 +18,33 @@ import {
 
 /** An option that takes text. */
 export interface TextOption {
+  /** Marks an option that takes text. */
   kind: "text";
+  /** What it is for. */
   help: string;
+  /** Its value where it is not given. */
   default: string;
 }
 
-/** An option that takes a number in decimal digits, from `min` to `max`. */
+/** An option that takes a number in decimal digits. */
 export interface IntegerOption {
+  /** Marks an option that takes a number. */
   kind: "integer";
+  /** What it is for, with the unit. */
   help: string;
+  /** Its value where it is not given. */
   default: number;
+  /** The least value. */
   min: number;
+  /** The greatest value. */
   max: number;
 }
 
 /** An option that is there or is not. */
 export interface FlagOption {
+  /** Marks an option without a value. */
   kind: "flag";
+  /** What it is for. */
   help: string;
 }
 
@@ -150,7 +160,7 @@ export interface Lesson {
   url: string;
   /** The `@title` of its header. */
   title: string;
-  /** Its modes; `demo` is what runs when none is named. */
+  /** Its modes; the first one is what runs when none is named. */
   modes: Record<string, Mode>;
 }
 
@@ -200,10 +210,11 @@ export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
   if (parsed.help) return { mode: "help", values: {}, args: [] };
 
   const args = parsed._ as string[];
-  const name = Object.hasOwn(lesson.modes, args[0] ?? "demo") ||
-      typeof lesson.modes.demo.operands !== "string"
-    ? args.shift() ?? "demo"
-    : "demo";
+  const usual = Object.keys(lesson.modes)[0];
+  const name = Object.hasOwn(lesson.modes, args[0] ?? usual) ||
+      typeof lesson.modes[usual].operands !== "string"
+    ? args.shift() ?? usual
+    : usual;
   if (!Object.hasOwn(lesson.modes, name)) {
     const names = Object.keys(lesson.modes).join(", ");
     throw new UsageError(
@@ -464,8 +475,9 @@ function fileName(lesson: Lesson): string {
 
 /** What `--help` prints: title, usage, and for each mode command and options. */
 function helpText(lesson: Lesson): string {
-  const inRepo = lesson.url.split("/").at(-2) === "lessons";
-  const path = (inRepo ? "lessons/" : "") + fileName(lesson);
+  const folder = lesson.url.split("/").at(-2)!;
+  const inRepo = ["lessons", "lib"].includes(folder);
+  const path = (inRepo ? `${folder}/` : "") + fileName(lesson);
   const names = Object.keys(lesson.modes);
   const lines = [
     lesson.title,
@@ -475,7 +487,7 @@ function helpText(lesson: Lesson): string {
   for (const [name, mode] of Object.entries(lesson.modes)) {
     const { help, flags, options, operands = [] } = mode;
     const command = ["deno run", ...flags, path];
-    if (name !== "demo") command.push(name);
+    if (name !== names[0]) command.push(name);
     const more = typeof operands === "string"
       ? ` [${operands}...]`
       : operands.map((key) => ` [${key.toUpperCase()}]`).join("");

@@ -4,9 +4,9 @@
  * @module
  */
 
-const NEWLINE = 0x0a;
+const LINE_FEED = 0x0a;
 /** So many empty reads are no accident. */
-const MAX_EMPTY = 100;
+const MAX_ZERO_READS = 100;
 
 /** Options of {@linkcode LineReader}. */
 export interface LineReaderOptions {
@@ -63,7 +63,7 @@ export class LineReader {
   async readLine(): Promise<Uint8Array | null> {
     const pieces: Uint8Array[] = [];
     while (!await this.atEnd()) {
-      const length = this.#rest.indexOf(NEWLINE) + 1;
+      const length = this.#rest.indexOf(LINE_FEED) + 1;
       pieces.push(this.#rest.subarray(0, length || undefined));
       this.#rest = this.#rest.subarray(length || this.#rest.length);
       if (length > 0) break;
@@ -90,8 +90,8 @@ export class LineReader {
    */
   async atEnd(): Promise<boolean> {
     for (let reads = 0; this.#rest.length === 0; reads++) {
-      if (reads === MAX_EMPTY) {
-        throw new Error(`Reader made no progress in ${MAX_EMPTY} reads`);
+      if (reads === MAX_ZERO_READS) {
+        throw new Error(`Reader made no progress in ${MAX_ZERO_READS} reads`);
       }
       const count = await this.#read();
       if (count === null) return true;
@@ -133,5 +133,5 @@ export class LineReader {
  */
 export function isQuit(line: Uint8Array): boolean {
   return (line[0] === 0x71 || line[0] === 0x51) &&
-    (line.length === 1 || line.length === 2 && line[1] === NEWLINE);
+    (line.length === 1 || line.length === 2 && line[1] === LINE_FEED);
 }

@@ -87,6 +87,28 @@ Deno.test("deno.json has a task with the flags of every lesson", () => {
   for (const name in tasks) assert(tasks[name].description, name);
 });
 
+/** The others can be copied without anything from elsewhere. */
+const USES_STD = ["command_line.ts", "table.ts", "progress.ts"]
+  .concat("sequence_diagram.ts");
+
+Deno.test("lib is documented", async () => {
+  const files = LIB.map((file) => `lib/${file}`);
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["doc", "--lint", ...files],
+    cwd: ROOT,
+  });
+  const { success, stderr } = await command.output();
+  assert(success, new TextDecoder().decode(stderr));
+});
+
+Deno.test("lessons point at lessons that there are", () => {
+  for (const lesson of LESSONS) {
+    for (const [, see] of lessonSource(lesson).matchAll(/^ \* @see (.+)$/gm)) {
+      assert(LESSONS.includes(see), `${lesson}: ${see}`);
+    }
+  }
+});
+
 Deno.test("lib can be copied: few imports, and no name twice", () => {
   const names = new Map<string, string>();
   for (const file of LIB) {
@@ -95,6 +117,7 @@ Deno.test("lib can be copied: few imports, and no name twice", () => {
       const [, from] of source.matchAll(/^(?:import|\}) .*from "(.+)";$/gm)
     ) {
       assertMatch(from, /^(@std\/|\.\/[a-z_]+\.ts$)/, file);
+      assert(!from.startsWith("@std/") || USES_STD.includes(file), file);
     }
     const declared = source.matchAll(
       /^(?:export )?(?:declare )?(?:async )?(?:const|let|function\*?|class|interface|type) (\w+)/gm,

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { forkServer, type ServerCommand } from "../lib/child.ts";
 
 /** Runs `script` as if it were a lesson's server. */
@@ -116,24 +116,4 @@ Deno.test("forkServer() starts the server without LD_LIBRARY_PATH and LD_PRELOAD
   assertEquals(printed, [
     "LD_BIND_NOW= LD_LIBRARY_PATH= LD_PRELOAD= LD_RUN_PATH=",
   ]);
-});
-
-Deno.test("forkServer() says that it failed to fork", async () => {
-  const { Command } = Deno;
-  class Missing {
-    spawn() {
-      throw new Deno.errors.NotFound("no deno");
-    }
-  }
-  Object.assign(Deno, { Command: Missing });
-  try {
-    const error = await assertRejects(
-      () => fork("", () => Promise.resolve()),
-      Error,
-      "fork failed!",
-    );
-    assert(error.cause instanceof Deno.errors.NotFound);
-  } finally {
-    Object.assign(Deno, { Command });
-  }
 });

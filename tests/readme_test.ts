@@ -1,0 +1,169 @@
+/** README.md says what is true: its commands run, and print what it shows. */
+import { assert, assertEquals } from "@std/assert";
+import { hasProgram, LessonProcess, LESSONS, run } from "./testing.ts";
+
+const ROOT = new URL("../", import.meta.url);
+const README = Deno.readTextFileSync(new URL("README.md", ROOT));
+const { tasks } = JSON.parse(
+  Deno.readTextFileSync(new URL("deno.json", ROOT)),
+) as { tasks: Record<string, { command: string }> };
+
+/** The code blocks of a language. */
+const blocks = (language: string) =>
+  [...README.matchAll(new RegExp("^```" + language + "\n([^]*?)^```", "gm"))]
+    .map(([, text]) => text);
+
+/** Runs `deno`. */
+async function deno(args: string[], cwd: string | URL = ROOT) {
+  const command = new Deno.Command(Deno.execPath(), {
+    args,
+    cwd,
+    stdin: "null",
+    env: { NO_COLOR: "1" },
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return {
+    code,
+    stdout: decoder.decode(stdout),
+    stderr: decoder.decode(stderr),
+  };
+}
+
+Deno.test("README shows what deno task demo prints", async () => {
+  const [block] = blocks("console");
+  const [command, ...expected] = block.trimEnd().split("\n");
+  assertEquals(command, "$ deno task demo");
+  assertEquals(expected.pop(), "...");
+  const { code, stdout } = await deno(["task", "demo"]);
+  assertEquals(code, 0);
+  // Ports differ, and what two processes do at once may come in any order.
+  const plain = (lines: string[]) =>
+    lines.map((line) => line.replaceAll(/:\d{4,5}\b/g, ":PORT").trimEnd());
+  const printed = plain(stdout.trimEnd().split("\n"));
+  const spoken = expected.findIndex((line) => line.startsWith("client   "));
+  assertEquals(printed.slice(0, spoken), plain(expected.slice(0, spoken)));
+  for (const line of plain(expected)) assert(printed.includes(line), line);
+});
+
+Deno.test("README's deno run commands are those of the headers", async () => {
+  const commands = blocks("sh").join("").split("\n")
+    .filter((line) => line.startsWith("deno run "));
+  assert(commands.length >= 3);
+  for (const command of commands) {
+    const words = command.split(" ");
+    const script = words.findIndex((word) => word.startsWith("lessons/"));
+    const lesson = words[script].slice("lessons/".length);
+    const [mode = "demo"] = words.slice(script + 1);
+    const flags = words.slice(2, script);
+    // The port of a test is free, and not the one that README names.
+    if (mode === "server") {
+      await using server = new LessonProcess(lesson, ["server", "--port=0"], {
+        flags,
+      });
+      const port = await server.port();
+      const talk = await run(lesson, ["client", `--port=${port}`], {
+        flags,
+        input: "hello\n",
+      });
+      assertEquals(talk.stdout, "from server hello\nclient done!!\n");
+    } else if (mode === "demo") {
+      assertEquals((await run(lesson, [], { flags })).code, 0);
+    }
+  }
+});
+
+Deno.test("README's deno task commands are there, and copy copies", async () => {
+  const named = README.matchAll(/deno(?:@[\d.]+)? task ([a-z_]+)/g);
+  for (const [, task] of named) assert(task in tasks, task);
+  for (const task of ["demo", "test", "copy"]) assert(task in tasks, task);
+
+  const copies = blocks("sh").join("").split("\n")
+    .filter((line) => line.startsWith("deno task copy "));
+  assert(copies.length >= 2);
+  const folder = await Deno.makeTempDir();
+  for (const command of copies) {
+    const [, , , name, out] = command.split(" ");
+    const args = ["task", "copy", name, `${folder}/${out}`];
+    assertEquals((await deno(args)).code, 0);
+    const text = await Deno.readTextFile(`${folder}/${out}`);
+    assert(text.includes(`// Copied from `), command);
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("README lists every lesson, and the flags it needs", () => {
+  for (const lesson of LESSONS) {
+    assert(README.includes(`| [\`${lesson}\`](lessons/${lesson}) `), lesson);
+  }
+  const rows = new Map(
+    [...README.matchAll(/^\| `(--[a-z-]+(?:=\w+)?)` +\| (.+) \|$/gm)]
+      .map(([, flag, why]) => [flag, why]),
+  );
+  for (const [name, { command }] of Object.entries(tasks)) {
+    const number = LESSONS.find((it) => it.slice(3, -3) === name)?.slice(0, 2);
+    if (number === undefined) continue;
+    const flags = command.split(" ").filter((word) => word.startsWith("--"))
+      .flatMap((flag) =>
+        flag.startsWith("--allow-run=")
+          ? flag.slice(12).split(",").map((it) => `--allow-run=${it}`)
+          : [flag]
+      );
+    for (const flag of flags) {
+      const why = rows.get(flag);
+      assert(why !== undefined, `${name}: ${flag}`);
+      // Where README says which lessons need a flag, it names them all.
+      const numbers = why!.match(/\b\d\d\b/g);
+      assert(
+        numbers === null || numbers.includes(number),
+        `${flag}: ${number}`,
+      );
+    }
+  }
+});
+
+Deno.test("README's system calls are those that Deno makes", {
+  ignore: !await hasProgram("strace"),
+}, async () => {
+  const script = `
+    const bind = { hostname: "127.0.0.1", port: 0 };
+    const listener = Deno.listen(bind);
+    const accepting = listener.accept();
+    const conn = await Deno.connect({ port: listener.addr.port });
+    const peer = await accepting;
+    conn.setNoDelay();
+    await conn.write(new Uint8Array(1));
+    await peer.read(new Uint8Array(1));
+    await conn.closeWrite();
+    await peer.read(new Uint8Array(1));
+    peer.close();
+    const udp = Deno.listenDatagram({ ...bind, transport: "udp" });
+    await udp.send(new Uint8Array(1), udp.addr);
+    await udp.receive();
+    Deno.exit();`;
+  const folder = await Deno.makeTempDir();
+  await Deno.writeTextFile(`${folder}/calls.ts`, script);
+  const command = new Deno.Command("strace", {
+    args: ["-f", "-e", "trace=network,close,execve", "-o", `${folder}/trace`]
+      .concat(Deno.execPath(), "run", "--allow-net", "--unstable-net")
+      .concat(`${folder}/calls.ts`),
+    stdout: "null",
+    stderr: "null",
+  });
+  assert((await command.output()).success);
+  const trace = await Deno.readTextFile(`${folder}/trace`);
+  await Deno.remove(folder, { recursive: true });
+
+  const made = new Set(
+    [...trace.matchAll(/^\d+ +(\w+)\(/gm)].map(([, name]) => name),
+  );
+  const section = README.slice(README.indexOf("## From C to Deno"))
+    .split("\n## ")[0];
+  const rows = [...section.matchAll(/^\| `.*`.* \| (.*) \| (.*) \|$/gm)];
+  assert(rows.length >= 12);
+  for (const [row, , calls] of rows) {
+    for (const [, call] of calls.matchAll(/`(\w+)`/g)) {
+      assert(made.has(call), `${call} in ${row}`);
+    }
+  }
+});

@@ -125,8 +125,8 @@ export async function demo(options: DemoOptions): Promise<void> {
   print(formatTable(["option", "socket", "before", "asked", "after"], rows));
   print(`
 Deno's is a live connection: TCP sizes its buffers as it goes (tcp(7)).
-ENOPROTOOPT is a refusal: a type is decided when the socket is created, and an
-error can only be read. EOPNOTSUPP: there is no such option for UDP.
+ENOPROTOOPT is a refusal: a type is decided when the socket is created, an error
+can only be read, and UDP has no TCP_NODELAY (EOPNOTSUPP says the same).
 `);
 
   print("Buffer sizes: the least and the most of this host, in bytes");
@@ -156,6 +156,10 @@ value to the limit and then doubles it, to make room for its own bookkeeping.
     await firstWrite(libc, null),
     await firstWrite(libc, sendBuffer),
   ]));
+  print(
+    "It may be more than the buffer: the kernel takes a write in pieces, and",
+  );
+  print("looks at the limit before each of them.");
 }
 
 /** An option's value, or the name of the error. */
@@ -189,8 +193,9 @@ async function limits(libc: Libc, option: SocketOption, limit: string) {
     socket.setsockopt(option, asked);
     row.push(asked, socket.getsockopt(option));
   }
-  const most = Number(await cat(`/proc/sys/${limit}`));
-  return [...row, most, Number(row.at(-1)) / most];
+  const text = await cat(`/proc/sys/${limit}`);
+  if (text === "") return [...row, "unknown", "unknown"]; // Hidden from here.
+  return [...row, Number(text), Number(row.at(-1)) / Number(text)];
 }
 
 function denoCalls(conn: Deno.TcpConn, descriptor: LibcDescriptor) {

@@ -63,6 +63,7 @@ import {
   quietOption,
   runLesson,
 } from "../lib/command_line.ts";
+import { abortable } from "../lib/deadline.ts";
 import { writeFull } from "../lib/full_io.ts";
 import {
   type Libc,
@@ -84,10 +85,12 @@ export interface PeerOptions {
   ask: (prompt: string) => Promise<Uint8Array | null>;
   /** Gets what each call returned. */
   print: (text: string) => void;
+  /** Ends it, whatever it waits for. */
+  signal?: AbortSignal;
 }
 
 /** One socket, and the calls that somebody types. */
-export async function peer({ ask, print }: PeerOptions): Promise<void> {
+export async function peer({ ask, print, signal }: PeerOptions): Promise<void> {
   let listener: Deno.TcpListener | undefined;
   let conn: Deno.TcpConn | undefined;
   const listening = () => {
@@ -100,15 +103,24 @@ export async function peer({ ask, print }: PeerOptions): Promise<void> {
   };
   const calls: Record<string, (operand: string) => Promise<string> | string> = {
     listen(port) {
-      listener = Deno.listen({ hostname: LOOPBACK, port: Number(port) });
+      listener?.close();
+      listener = undefined;
+      listener = Deno.listen({ hostname: LOOPBACK, port: toPort(port || "0") });
       return formatAddress(listener.addr);
     },
     async accept() {
-      conn = await listening().accept();
+      const accepted = await listening().accept();
+      conn?.close();
+      conn = accepted;
       return formatAddress(conn.remoteAddr);
     },
     async connect(port) {
-      conn = await Deno.connect({ hostname: LOOPBACK, port: Number(port) });
+      const connected = await Deno.connect({
+        hostname: LOOPBACK,
+        port: toPort(port),
+      });
+      conn?.close();
+      conn = connected;
       return `as ${formatAddress(conn.localAddr)}`;
     },
     async read() {
@@ -136,16 +148,22 @@ export async function peer({ ask, print }: PeerOptions): Promise<void> {
   };
   const names = Object.keys(calls).join(", ");
   for (let line; (line = await ask("call> ")) !== null;) {
-    const [name, operand = ""] = new TextDecoder().decode(line).trim().split(
-      " ",
-    );
+    const [, name, operand] = new TextDecoder().decode(line).trim()
+      .match(/^(\S*) ?(.*)$/)!;
     try {
       if (!Object.hasOwn(calls, name)) throw new Error(`one of ${names}`);
-      print(`${name} ${await calls[name](operand)}`.trimEnd());
+      const result = Promise.try(calls[name], operand);
+      print(`${name} ${await abortable(result, signal)}`.trimEnd());
     } catch (error) {
+      signal?.throwIfAborted();
       print(`${name}: ${describeError(error)}`);
     }
   }
+}
+
+function toPort(text: string): number {
+  if (/^\d+$/.test(text) && Number(text) <= 65535) return Number(text);
+  throw new Error(`Not a port: ${JSON.stringify(text)}`);
 }
 
 /** A `peer` in a process of its own, told over a pipe what to call. */
@@ -230,7 +248,7 @@ export async function demo(options: DemoOptions): Promise<void> {
   try {
     for (const [title, steps] of Object.entries(SCENES)) {
       signal?.throwIfAborted();
-      const diagram = await play(libc, steps);
+      const diagram = await play(libc, steps, signal);
       if (!quiet) print(`${title}\n${diagram.draw()}\n`);
     }
     signal?.throwIfAborted();
@@ -249,7 +267,11 @@ export async function demo(options: DemoOptions): Promise<void> {
 }
 
 /** Plays a scene with two processes, and asks the kernel after each step. */
-async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
+async function play(
+  libc: Libc,
+  steps: Step[],
+  signal?: AbortSignal,
+): Promise<SequenceDiagram> {
   await using client = new RemotePeer();
   await using server = new RemotePeer();
   const peers = { client, server };
@@ -258,6 +280,7 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
   let clientPort = "";
 
   for (const [who, call, arrow] of steps) {
+    signal?.throwIfAborted();
     const at = performance.now();
     let what = call;
     if (call === "SIGINT") {

@@ -45,8 +45,9 @@
  *
  * Try it:
  * - `--wait`: until the kernel lets the port go, about a minute.
- * - `02_tcp_echo.ts server --connections 0`, a client, then Ctrl+C for the
- *   server, and `ss -tan | grep 9527`: TIME-WAIT. The server starts again.
+ * - `02_tcp_echo.ts server --connections 0`, a client, Ctrl+C for the server, `Q`
+ *   for the client, and `ss -tan | grep 9527`: TIME-WAIT. The server starts
+ *   again.
  * - The tutorial's C++ server the same way: `bind failed!`.
  *
  * What is still missing: so far, one `read` was one message, or as long as what
@@ -101,10 +102,12 @@ export async function demo(options: DemoOptions): Promise<void> {
     ]]) + "\n",
   );
 
+  signal?.throwIfAborted();
   print("The server starts again on that port. Does bind(2) work?");
   const restarts: string[][] = [];
   for (const before of [false, true]) {
     for (const after of [false, true]) {
+      signal?.throwIfAborted();
       const port = await serveOnce(libc, { reuse: before, first: "server" });
       await timeWait(port);
       const result = outcome(() => bind(libc, port, after)[Symbol.dispose]());
@@ -118,15 +121,18 @@ export async function demo(options: DemoOptions): Promise<void> {
     ) + "\n",
   );
 
+  signal?.throwIfAborted();
   print("And in Deno:");
   print(formatTable(["", "observed"], await denoRestarts(libc)) + "\n");
 
+  signal?.throwIfAborted();
   print("The client closes first:");
   print(formatTable(["", "observed"], await clientFirst(libc)) + "\n");
 
   print("A port that somebody still listens on:");
   print(formatTable(["SO_REUSEADDR", "bind(2)"], stillListening(libc)));
 
+  signal?.throwIfAborted();
   if (wait) {
     print(`\nPort ${port}, without SO_REUSEADDR, until bind(2) works:`);
     print(await waitForPort(libc, port, signal));

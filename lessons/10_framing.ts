@@ -77,6 +77,8 @@ import {
 
 const HEADER_SIZE = 4;
 const MAX_FRAME = 1024 * 1024;
+/** The longest reason for an error that a client expects, in bytes. */
+const MAX_REASON = 1024;
 const NEWLINE = 0x0a;
 const ECHO = 0x65; // e
 const REVERSE = 0x72; // r
@@ -86,7 +88,8 @@ const ERROR = 0x2d; // -
 const encode = (text: string) => new TextEncoder().encode(text);
 
 /**
- * Writes one message with its length in front.
+ * Writes one message with its length in front. Wait for it before the next
+ * one: two at once on one connection may interleave (lesson 04).
  *
  * @param writer Where it goes.
  * @param message Up to 4294967295 bytes.
@@ -109,20 +112,22 @@ export async function writeFrame(
  * from the other side, and memory is taken for it.
  *
  * @param reader Where it comes from.
- * @param maxLength The greatest length in bytes that is accepted.
+ * @param maxLength The greatest length in bytes that is accepted, or a function
+ * that says it when a length has come.
  * @returns The message, or `null` if the stream ends between two of them.
  * @throws {RangeError} If it is longer.
  * @throws {UnexpectedEofError} If the stream ends in the length or the message.
  */
 export async function readFrame(
   reader: { read(p: Uint8Array): Promise<number | null> },
-  maxLength: number = MAX_FRAME,
+  maxLength: number | (() => number) = MAX_FRAME,
 ): Promise<Uint8Array<ArrayBuffer> | null> {
   const header = await readFull(reader, new Uint8Array(HEADER_SIZE));
   if (header === null) return null;
   const length = new DataView(header.buffer).getUint32(0);
-  if (length > maxLength) {
-    throw new RangeError(`Frame of ${length} bytes: at most ${maxLength}`);
+  const limit = typeof maxLength === "number" ? maxLength : maxLength();
+  if (!(length <= limit)) { // Also where the limit is no number.
+    throw new RangeError(`Frame of ${length} bytes: at most ${limit}`);
   }
   const message = await readFull(reader, new Uint8Array(length));
   // After its length, the end is never where it belongs.
@@ -229,14 +234,15 @@ function carryOut(request: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
       encode(`Unknown op ${quoteBytes(request.slice(0, 1))}`),
     );
   }
+  let text: string;
   try {
     // A BOM is a code point like any other here, and no mark to leave out.
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    const codePoints = Array.from(decoder.decode(data));
-    return answerOf(DONE, encode(codePoints.reverse().join("")));
+    const options = { fatal: true, ignoreBOM: true };
+    text = new TextDecoder("utf-8", options).decode(data);
   } catch {
     return answerOf(ERROR, encode("Not UTF-8"));
   }
+  return answerOf(DONE, encode(Array.from(text).reverse().join("")));
 }
 
 function answerOf(status: number, data: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -272,6 +278,7 @@ export interface ClientOptions {
  * @returns 0, or 1 if there was an error among the answers.
  * @throws {Error} `connect HOST:PORT`, `write failed!` or `read failed!`, with
  * the system's error as its `cause`.
+ * @throws The signal's reason, when it is aborted.
  */
 export async function client(options: ClientOptions): Promise<number> {
   const { hostname = "127.0.0.1", port = 9527, op = "echo", nextLine, output } =
@@ -293,22 +300,27 @@ export async function client(options: ClientOptions): Promise<number> {
     signal?.throwIfAborted(); // Both may have come at once.
 
     let sent = 0;
+    let longest = 0;
+    let hasEnded = false;
     const send = async () => {
       for (let line; (line = await nextLine()) !== null; sent++) {
+        signal?.throwIfAborted();
         if (line.at(-1) === NEWLINE) line = line.subarray(0, -1);
         const request = answerOf(op === "echo" ? ECHO : REVERSE, line);
+        longest = Math.max(longest, request.length);
         trace(`write frame ${quoteBytes(request)}`, "to peer");
-        await writeFrame(open, request).catch(failed("write failed!"));
+        await writeFrame(open, request);
       }
+      hasEnded = true;
       trace("closeWrite", "to peer");
-      await open.closeWrite().catch(failed("write failed!"));
+      await open.closeWrite();
     };
     let received = 0;
     let status = 0;
     const receive = async () => {
       for (;; received++) {
-        // An answer is as long as its request, or a reason for an error.
-        const answer = await readFrame(open, 0xffffffff)
+        // An answer is as long as its request, or the reason for an error.
+        const answer = await readFrame(open, () => longest + MAX_REASON)
           .catch(failed("read failed!"));
         if (answer === null) break;
         trace(`read frame ${quoteBytes(answer)}`);
@@ -323,10 +335,23 @@ export async function client(options: ClientOptions): Promise<number> {
         }
       }
       trace("read: end of stream");
+      if (hasEnded && received === sent) return;
+      // Also while send() waits for a line that nobody can answer any more.
+      throw new Error(`read failed!: End of stream after ${received} answers`);
     };
-    await Promise.all([send(), receive()]);
-    if (received < sent) {
-      throw new Error(`read failed!: ${received} answers to ${sent} requests`);
+    const receiving = receive();
+    const sending = send().catch(async (error) => {
+      signal?.throwIfAborted();
+      // The server is gone, so this ends. What it said before comes first.
+      await receiving.catch(() => {});
+      failed("write failed!")(error);
+    });
+    try {
+      await Promise.all([sending, receiving]);
+    } catch (error) {
+      hangUp();
+      await receiving.catch(() => {}); // It may be in the middle of a line.
+      throw error;
     }
     return status;
   } catch (error) {

@@ -68,11 +68,16 @@ import { formatAddress, type Trace, traceTo } from "../lib/trace.ts";
 const LOOPBACK = "127.0.0.1";
 const ID_SIZE = 4;
 /** How many answers the server remembers, for requests that come again. */
-const MAX_REMEMBERED = 10_000;
+const MAX_REMEMBERED = 1000;
 /** The longest that the relay holds a datagram back, in milliseconds. */
 const MAX_DELAY = 30;
 
-/** Connects, or gives up: a queue that is full does not say no. */
+/**
+ * Connects, or gives up: a queue that is full does not say no.
+ *
+ * @param milliseconds How long to try.
+ * @throws {Deno.errors.TimedOut} When the time is over.
+ */
 export async function connectWithDeadline(
   address: { hostname: string; port: number },
   milliseconds: number,
@@ -82,23 +87,35 @@ export async function connectWithDeadline(
   return await withDeadline(connecting, milliseconds, () => giveUp.abort());
 }
 
-/** Reads, or closes the connection: then there is nothing left to read from. */
+/**
+ * Reads, or closes the connection: then there is nothing left to read from, and
+ * another call that waits on it is `Interrupted`.
+ *
+ * @param milliseconds How long to wait for the first byte.
+ * @throws {Deno.errors.TimedOut} When the time is over.
+ */
 export function readWithDeadline(
   conn: Deno.Conn,
   buffer: Uint8Array,
   milliseconds: number,
 ): Promise<number | null> {
-  return withDeadline(conn.read(buffer), milliseconds, () => conn.close());
+  const giveUp = () => conn[Symbol.dispose](); // Unlike close(), never throws.
+  return withDeadline(conn.read(buffer), milliseconds, giveUp);
 }
 
-/** Writes all of it, or closes the connection: part of it may have gone out. */
+/**
+ * Writes all of it, or closes the connection: part of it may have gone out.
+ *
+ * @param milliseconds How long all of it may take.
+ * @throws {Deno.errors.TimedOut} When the time is over.
+ */
 export function writeFullWithDeadline(
   conn: Deno.Conn,
   data: Uint8Array,
   milliseconds: number,
 ): Promise<number> {
-  const writing = writeFull(conn, data);
-  return withDeadline(writing, milliseconds, () => conn.close());
+  const giveUp = () => conn[Symbol.dispose]();
+  return withDeadline(writeFull(conn, data), milliseconds, giveUp);
 }
 
 /** Options of {@linkcode server}. */
@@ -120,6 +137,7 @@ export interface ServerOptions {
  * and text, answered by the id, the text, and how many were carried out so far.
  *
  * @throws {Error} `bind HOST:PORT`, with the system's error as its `cause`.
+ * @throws The signal's reason, if it is aborted already.
  */
 export async function server(options: ServerOptions = {}): Promise<void> {
   const { hostname = "0.0.0.0", port = 9527, signal, onListen } = options;
@@ -129,39 +147,44 @@ export async function server(options: ServerOptions = {}): Promise<void> {
   const socket = await Promise.try(() =>
     Deno.listenDatagram({ hostname, port, transport: "udp" })
   ).catch(failed(`bind ${formatAddress({ hostname, port })}`));
-  signal?.addEventListener("abort", () => socket.close(), { once: true });
-  const address = socket.addr as Deno.NetAddr;
-  trace(`socket, bind ${formatAddress(address)}`);
-  onListen?.(address);
+  const close = () => socket.close();
+  signal?.addEventListener("abort", close, { once: true });
 
   const answers = new Map<string, Uint8Array>();
   let carriedOut = 0;
-  const buffer = new Uint8Array(65535);
   try {
+    const address = socket.addr as Deno.NetAddr;
+    trace(`socket, bind ${formatAddress(address)}`);
+    onListen?.(address);
+    const buffer = new Uint8Array(65535);
     for (;;) {
       const [request, sender] = await socket.receive(buffer);
       if (request.length < ID_SIZE) continue;
       const id = idOf(request);
-      const from = formatAddress(sender as Deno.NetAddr);
-      const key = `${from} ${id}`;
-      const known = answers.get(key);
-      trace(`recvfrom request ${id}${known ? ", again" : ""}`);
-      if (known === undefined) {
-        const text = new TextDecoder().decode(request.subarray(ID_SIZE));
-        answers.set(key, toDatagram(id, `${text} #${++carriedOut}`));
+      const text = new TextDecoder().decode(request.subarray(ID_SIZE));
+      // An id alone is not enough: a sender that starts anew may use it again.
+      const key = `${formatAddress(sender as Deno.NetAddr)} ${id} ${text}`;
+      let answer = answers.get(key);
+      trace(`recvfrom request ${id}${answer ? ", again" : ""}`);
+      if (answer === undefined) {
+        answer = toDatagram(id, `${text} #${++carriedOut}`);
+        answers.set(key, answer);
         // A Map keeps the order of insertion: the first is the oldest.
         if (answers.size > MAX_REMEMBERED) {
           answers.delete(answers.keys().next().value!);
         }
       }
       trace(`sendto answer ${id}`, "to peer");
-      await socket.send(answers.get(key)!, sender).catch((error) =>
+      await socket.send(answer, sender).catch((error) =>
         trace(`not answered: ${describeError(error)}`)
       );
     }
   } catch (error) {
     if (!signal?.aborted) throw error;
+  } finally {
     trace("close");
+    signal?.removeEventListener("abort", close);
+    if (!signal?.aborted) close();
   }
 }
 
@@ -191,6 +214,11 @@ export interface RequesterOptions {
   timeout: number;
   /** How many times to send a request. */
   tries: number;
+  /**
+   * The id of the first request. By default it is any: so an answer to whoever
+   * had this port before is none to ours.
+   */
+  firstId?: number;
   /** Is told each step; by default nobody is. */
   trace?: Trace;
 }
@@ -200,7 +228,7 @@ export class Requester {
   #socket: Deno.DatagramConn;
   #server: Deno.NetAddr;
   #options: RequesterOptions;
-  #lastId = 0;
+  #nextId: number;
   /** A receive() that was given up goes on, for the next try or request. */
   #receiving: Promise<[Uint8Array, Deno.Addr]> | undefined;
 
@@ -213,28 +241,36 @@ export class Requester {
     this.#socket = socket;
     this.#server = server;
     this.#options = options;
+    const [anyId] = crypto.getRandomValues(new Uint32Array(1));
+    this.#nextId = options.firstId ?? anyId;
   }
 
-  /** Sends a request until there is its answer, or it has been tried enough. */
+  /**
+   * Sends a request until there is its answer, or it has been tried enough.
+   * Wait for it before the next one.
+   *
+   * @throws The errors of the socket: `EMSGSIZE`, or that it has been closed.
+   */
   async request(text: string): Promise<Answer> {
     const { timeout, tries, trace = () => {} } = this.#options;
-    const id = ++this.#lastId;
+    const id = this.#nextId;
+    this.#nextId = (id + 1) >>> 0;
     for (let sent = 1, wait = timeout; sent <= tries; sent++, wait *= 2) {
-      trace(
-        `sendto request ${id}${sent > 1 ? `, try ${sent}` : ""}`,
-        "to peer",
-      );
+      const again = sent > 1 ? `, try ${sent}` : "";
+      trace(`sendto request ${id}${again}`, "to peer");
       await this.#socket.send(toDatagram(id, text), this.#server);
       const end = performance.now() + wait;
       try {
         for (;;) {
-          const answer = await this.#receive(end - performance.now());
-          if (answer.length >= ID_SIZE && idOf(answer) === id) {
+          const [answer, from] = await this.#receive(end - performance.now());
+          const isServer = from.hostname === this.#server.hostname &&
+            from.port === this.#server.port;
+          if (isServer && answer.length >= ID_SIZE && idOf(answer) === id) {
             trace(`recvfrom answer ${id}`);
             const text = new TextDecoder().decode(answer.subarray(ID_SIZE));
             return { text, tries: sent };
           }
-          trace("recvfrom: late, or twice; ignored");
+          trace("recvfrom: late, twice, or a stranger's");
         }
       } catch (error) {
         if (!(error instanceof Deno.errors.TimedOut)) throw error;
@@ -244,11 +280,11 @@ export class Requester {
     return { text: null, tries };
   }
 
-  async #receive(milliseconds: number): Promise<Uint8Array> {
+  async #receive(milliseconds: number): Promise<[Uint8Array, Deno.NetAddr]> {
     this.#receiving ??= this.#socket.receive(new Uint8Array(65535));
-    const [data] = await withDeadline(this.#receiving, milliseconds);
+    const [data, from] = await withDeadline(this.#receiving, milliseconds);
     this.#receiving = undefined;
-    return data;
+    return [data, from as Deno.NetAddr];
   }
 }
 
@@ -293,7 +329,8 @@ export async function demo(options: DemoOptions): Promise<number> {
     args: { host: hostname, port },
     onEvent: diagram.lane("server"),
   }, async (port, stop) => {
-    const relay = new Relay({ hostname, port, transport: "udp" }, seed, loss);
+    const server = { hostname, port, transport: "udp" as const };
+    const relay = new Relay(server, seed, loss);
     const socket = Deno.listenDatagram({
       hostname: LOOPBACK,
       port: 0,
@@ -302,6 +339,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     const requester = new Requester(socket, relay.address, {
       timeout,
       tries,
+      firstId: 1,
       trace,
     });
     const close = () => socket.close();
@@ -400,11 +438,7 @@ class Relay {
     port: 0,
     transport: "udp",
   });
-  #back = Deno.listenDatagram({
-    hostname: LOOPBACK,
-    port: 0,
-    transport: "udp",
-  });
+  #back: Deno.DatagramConn;
   #client: Deno.NetAddr | undefined;
   #timers = new Set<ReturnType<typeof setTimeout>>();
   #seen = new Map<string, number>();
@@ -412,6 +446,11 @@ class Relay {
 
   constructor(server: Deno.NetAddr, seed: number, loss: number) {
     this.address = this.#front.addr as Deno.NetAddr;
+    this.#back = Deno.listenDatagram({
+      hostname: server.hostname.includes(":") ? "::" : "0.0.0.0",
+      port: 0,
+      transport: "udp",
+    });
     this.#pass(this.#front, this.#back, () => server, seed, loss);
     this.#pass(this.#back, this.#front, () => this.#client!, seed + 1, loss);
   }
@@ -433,15 +472,16 @@ class Relay {
       const send = (delay: number) => {
         const timer = setTimeout(() => {
           this.#timers.delete(timer);
-          to.send(data, target()).catch(() => {});
+          to.send(data, target()).catch(() => this.#counts.lost++);
         }, delay);
         this.#timers.add(timer);
       };
       // Depends on which datagram it is, and not on when it comes.
-      const key = `${seed} ${idOf(data)}`;
+      const id = idOf(data);
+      const key = `${seed} ${id}`;
       const nth = this.#seen.get(key) ?? 0;
       this.#seen.set(key, nth + 1);
-      const random = randomNumbers(seed + idOf(data) * 1009 + nth * 9176);
+      const random = randomNumbers(seed + id * 1009 + nth * 9176);
       const fate = random() * 100;
       if (fate < loss) this.#counts.lost++;
       else {

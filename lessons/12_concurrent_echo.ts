@@ -130,7 +130,8 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
 
   const served = { connections: 0, bytes: 0 };
   const clients = new Map<Deno.TcpConn, Promise<void>>();
-  let left = Promise.withResolvers<void>(); // Resolves when a client leaves.
+  let wake = () => {}; // Is called when a client leaves.
+  const someoneLeaves = () => new Promise<void>((resolve) => wake = resolve);
   let isFull = false;
   try {
     while (!signal?.aborted) {
@@ -144,10 +145,12 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
           error instanceof Deno.errors.NotConnected ||
           error instanceof Deno.errors.ConnectionAborted
         ) continue;
-        if (!isOutOfDescriptors(error)) failed("accept")(error);
+        if (!isExhausted(error)) failed("accept")(error);
         if (!isFull) trace(`accept waits: ${describeError(error)}`);
         isFull = true;
-        await pauseUntil(left.promise, signal);
+        // Not for ever: other processes free things as well.
+        const pause = withDeadline(someoneLeaves(), PAUSE);
+        await abortable(pause, signal).catch(() => {});
         continue;
       }
       isFull = false;
@@ -161,12 +164,11 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
           trace("close", "to peer");
           conn[Symbol.dispose]();
           clients.delete(conn);
-          left.resolve();
-          left = Promise.withResolvers();
+          wake();
         });
       clients.set(conn, serving);
       while (maxConnections > 0 && clients.size >= maxConnections) {
-        await abortable(left.promise, signal).catch(() => {});
+        await abortable(someoneLeaves(), signal).catch(() => {});
         if (signal?.aborted) break;
       }
     }
@@ -189,52 +191,72 @@ async function echo(
   idleTimeout: number,
   served: Served,
 ): Promise<void> {
-  let lastActive = performance.now();
-  using _timer = idleTimeout > 0
-    ? closeWhenIdle(conn, idleTimeout, () => lastActive)
-    : null;
+  using idle = new IdleTimer(conn, idleTimeout);
   let buffer = new Uint8Array(FIRST_BUFFER);
-  for (;;) {
-    const count = await conn.read(buffer);
-    if (count === null) break;
-    // Until this is taken nothing more is read: that is all the backpressure.
-    await writeFull(conn, buffer.subarray(0, count));
-    served.bytes += count;
-    if (idleTimeout > 0) lastActive = performance.now();
-    if (count === buffer.length && count < LARGEST_BUFFER) {
-      buffer = new Uint8Array(count * 4);
+  try {
+    for (;;) {
+      const count = await conn.read(buffer);
+      if (count === null) break;
+      idle.reset();
+      // Until this is taken nothing more is read: all there is to backpressure.
+      await writeFull(idle, buffer.subarray(0, count));
+      served.bytes += count;
+      if (count === buffer.length && count < LARGEST_BUFFER) {
+        buffer = new Uint8Array(count * 4);
+      }
     }
+  } catch (error) {
+    throw idle.isOver ? new Error(`silent for ${idleTimeout} ms`) : error;
   }
 }
 
 /**
- * Closes a connection when nothing has happened for so long. One timer for the
- * connection's life, not one for each read: when it is due, it looks how much
- * of its time is still left.
+ * Closes a connection when nothing has been read or written for so long. One
+ * timer for the connection's life, not one for each call: when it is due, it
+ * looks how much of its time is still left.
  */
-function closeWhenIdle(
-  conn: Deno.TcpConn,
-  idleTimeout: number,
-  lastActive: () => number,
-): Disposable {
-  let timer: ReturnType<typeof setTimeout>;
-  const check = () => {
-    const left = lastActive() + idleTimeout - performance.now();
-    if (left <= 0) conn[Symbol.dispose]();
-    else timer = setTimeout(check, left);
-  };
-  timer = setTimeout(check, idleTimeout);
-  return { [Symbol.dispose]: () => clearTimeout(timer) };
+class IdleTimer implements Disposable {
+  isOver = false;
+  #conn: Deno.TcpConn;
+  #idleTimeout: number;
+  #lastActive = performance.now();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** With an `idleTimeout` of 0 it never closes anything. */
+  constructor(conn: Deno.TcpConn, idleTimeout: number) {
+    this.#conn = conn;
+    this.#idleTimeout = idleTimeout;
+    if (idleTimeout > 0) this.#check();
+  }
+
+  /** Something has been read or written. */
+  reset() {
+    if (this.#idleTimeout > 0) this.#lastActive = performance.now();
+  }
+
+  /** A write that counts, also if it is a part: a slow reader is not silent. */
+  async write(p: Uint8Array): Promise<number> {
+    const count = await this.#conn.write(p);
+    this.reset();
+    return count;
+  }
+
+  #check() {
+    const left = this.#lastActive + this.#idleTimeout - performance.now();
+    this.isOver = left <= 0;
+    if (this.isOver) this.#conn[Symbol.dispose]();
+    else this.#timer = setTimeout(() => this.#check(), left);
+  }
+
+  [Symbol.dispose]() {
+    clearTimeout(this.#timer);
+  }
 }
 
-function isOutOfDescriptors(error: unknown): boolean {
+/** What the process or the host has run out of may be there again soon. */
+function isExhausted(error: unknown): boolean {
   const { code } = error as { code?: unknown };
-  return code === "EMFILE" || code === "ENFILE";
-}
-
-/** Waits for `event`, a little at most: other processes free things too. */
-async function pauseUntil(event: Promise<void>, signal?: AbortSignal) {
-  await abortable(withDeadline(event, PAUSE), signal).catch(() => {});
+  return ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"].includes(String(code));
 }
 
 /** Options of {@linkcode client}. */
@@ -283,7 +305,11 @@ export async function client(options: ClientOptions): Promise<number> {
     const reply = new Uint8Array(size);
     for (let i = 0; i < messages; i++) {
       // Another message each time: an echo of the last one is not this one's.
-      for (let j = 0; j < size; j++) message[j] = number * 31 + i * 7 + j;
+      let state = number * messages + i;
+      for (let j = 0; j < size; j++) {
+        state = Math.imul(state, 1664525) + 1013904223;
+        message[j] = state >>> 24;
+      }
       const start = performance.now();
       const [, echo] = await Promise.all([
         writeFull(conn, message).catch(failed("write failed!")),
@@ -317,7 +343,7 @@ export async function client(options: ClientOptions): Promise<number> {
     const lost = clients * messages - latencies.length;
     const sorted = Float64Array.from(latencies).sort();
     const percentile = (part: number) =>
-      (sorted[Math.ceil(sorted.length * part) - 1] ?? NaN).toFixed(2);
+      sorted[Math.ceil(sorted.length * part) - 1]?.toFixed(2) ?? "-";
     await print(
       `${clients} clients, ${clients * messages} messages, ${lost} lost, ` +
         `${corrupted} corrupted, ${Math.round(latencies.length / seconds)} ` +
@@ -390,7 +416,18 @@ if (import.meta.main) {
       demo: mode({
         help: "a server process, and a load of clients",
         flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, ...serves, ...loads },
+        options: {
+          ...demoOptions,
+          ...serves,
+          // Less than lib/child.ts waits before it ends the server.
+          "drain-timeout": integerOption(
+            "let clients finish, in milliseconds",
+            1000,
+            0,
+            1500,
+          ),
+          ...loads,
+        },
         run: (options) => demo({ ...options, ...named(options) }),
       }),
       server: mode({

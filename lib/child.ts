@@ -16,7 +16,7 @@ export interface ServerCommand {
   signal?: AbortSignal;
   /** Gets each line that the server prints. */
   print(line: string): unknown;
-  /** Gets the error that `parent` ended with, if it did. */
+  /** Gets the error that `parent` ended with, and that the server was killed. */
   report(error: unknown): void;
   /** Gets each event that the server traces. */
   onEvent(event: ServerEvent): void;
@@ -63,7 +63,12 @@ export async function forkServer(
   let killer: ReturnType<typeof setTimeout> | undefined;
   const stop = () => {
     child.stdin.close().catch(() => {}); // The child may have ended meanwhile.
-    if (running) killer ??= setTimeout(() => child.kill("SIGKILL"), GRACE);
+    if (running) {
+      killer ??= setTimeout(() => {
+        report(new Error("the server did not end, and was killed"));
+        child.kill("SIGKILL");
+      }, GRACE);
+    }
   };
   const ended = child.status.then(({ code }) => {
     running = false;

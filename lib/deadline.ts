@@ -45,7 +45,8 @@ export function abortable<T>(
  *
  * @param promise What to wait for.
  * @param milliseconds How long; 0 or less is not at all.
- * @param giveUp Is called when the time is over.
+ * @param giveUp Is called when the time is over. It must not throw: dispose of
+ * a connection, rather than close it, where it may be closed already.
  * @returns The result of `promise`.
  * @throws {Deno.errors.TimedOut} When the time is over.
  * @throws The error of `promise`.

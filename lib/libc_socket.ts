@@ -364,7 +364,10 @@ export function openLibc(): Libc {
       const peer = "addr" in socket ? null : toText(socket.remoteAddr);
       for (let fd = 0; fd < MAX_DESCRIPTORS; fd++) {
         const found = new Descriptor(fd);
-        if (ownOf(found) === own && peerOf(found) === peer) return found;
+        if (
+          ownOf(found) === own && peerOf(found) === peer &&
+          found.getsockopt("SO_TYPE") === SOCK_STREAM
+        ) return found;
       }
       throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);
     },

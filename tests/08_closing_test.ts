@@ -120,6 +120,32 @@ Deno.test("08 peer obeys calls, and says what came of them", async () => {
   assert(stdout.endsWith("read end of stream\nclose\n"), stdout);
 });
 
+Deno.test("08 peer keeps what it is told, and lets go of what it closes", async () => {
+  await using process = new LessonProcess(LESSON, ["peer"]);
+  await process.type("listen 0\n");
+  const ready = await process.stdoutHas(/listen 127\.0\.0\.1:\d+\n/);
+  const port = Number(ready.trim().split(":")[1]);
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  await process.type("accept\nwrite two words\nclose\nread\n");
+  await process.stdoutHas("write 9 bytes\nclose\nread: No connection");
+  const buffer = new Uint8Array(64);
+  const count = await conn.read(buffer);
+  assertEquals(
+    new TextDecoder().decode(buffer.subarray(0, count!)),
+    "two words",
+  );
+  await process.type("unlisten\naccept\nlisten 0x2\nlisten 70000\nlisten\n");
+  await process.stdoutHas(
+    'listen: Not a port: "0x2"\nlisten: Not a port: "70000"',
+  );
+  assertMatch(await process.stdoutHas("listen 127"), /accept: Nothing listens/);
+  // Whatever it waits for, a signal ends it.
+  await process.type("accept\n");
+  await process.type("pid\n"); // Is not read any more.
+  process.kill("SIGINT");
+  assertEquals((await process.result()).code, 130);
+});
+
 Deno.test("08 demo ends on SIGINT and leaves no process behind", async () => {
   for (const title of ["The client closes first", "The server gets Ctrl+C"]) {
     await using process = new LessonProcess(LESSON, []);

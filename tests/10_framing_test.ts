@@ -84,6 +84,8 @@ Deno.test("readFrame() refuses a length before it reads or allocates", async () 
   const four = new Uint8Array([0, 0, 0, 4, 1, 2, 3, 4]);
   await assertRejects(() => readFrame(reader(four), 3), RangeError);
   assertEquals((await readFrame(reader(four), 4))!.length, 4);
+  assertEquals((await readFrame(reader(four), () => 4))!.length, 4);
+  await assertRejects(() => readFrame(reader(four), NaN), RangeError);
 });
 
 Deno.test("readFrame() says how much came of a frame that is cut", async () => {
@@ -223,7 +225,11 @@ Deno.test("10 client reports errors among the answers, and goes on", async () =>
 
 Deno.test("10 client reports a server that goes away or cuts an answer", async () => {
   const cases: [number[], RegExp][] = [
-    [[], /read failed!: 0 answers to 1 requests\n$/],
+    [[], /read failed!: End of stream after 0 answers\n$/],
+    [
+      [255, 255, 255, 255],
+      /read failed!: Frame of 4294967295 bytes: at most 1027\n$/,
+    ],
     [
       [0, 0, 0, 9, 0x2b],
       /read failed!: Unexpected end of stream: read 1 of 9 /,
@@ -243,6 +249,56 @@ Deno.test("10 client reports a server that goes away or cuts an answer", async (
     assertEquals([code, stdout], [1, "client done!!\n"]);
     assertMatch(stderr, message);
   }
+});
+
+Deno.test("10 client reads what the server said before it closed", async () => {
+  const { process, port } = await startServer("--max-frame=10", "--quiet");
+  await using _ = process;
+  const input = `ok\n${"x".repeat(3_000_000)}\nnext\n`;
+  const args = ["client", "--quiet", `--port=${port}`];
+  const { code, stdout, stderr } = await run(LESSON, args, { input });
+  assertEquals([code, stdout], [1, "ok\nclient done!!\n"]);
+  assertMatch(
+    stderr,
+    /^10_framing: request 2: Frame of 3000001 bytes: at most 10$/m,
+  );
+  assertMatch(stderr, /(write|read) failed!/);
+});
+
+Deno.test("10 client ends when the server does, while nobody types", async () => {
+  const { process, port } = await startServer("--quiet");
+  await using _ = process;
+  const all = ["client", "--quiet", `--port=${port}`];
+  await using talking = new LessonProcess(LESSON, all);
+  await talking.type("hello\n");
+  await talking.stdoutHas("hello\n");
+  process.kill("SIGTERM");
+  const { code, stdout, stderr } = await talking.result();
+  assertEquals([code, stdout], [1, "hello\nclient done!!\n"]);
+  assertMatch(stderr, /^10_framing: read failed!: .*\n$/);
+});
+
+Deno.test("10 carries a frame of several MiB where the server allows it", async () => {
+  const { process, port } = await startServer("--max-frame=5000000", "--quiet");
+  await using _ = process;
+  const args = ["client", "--quiet", `--port=${port}`];
+  const input = "x".repeat(4_000_000);
+  const { code, stdout } = await run(LESSON, args, { input });
+  assertEquals(code, 0);
+  assert(stdout === `${input}\nclient done!!\n`, "other bytes");
+});
+
+Deno.test("10 demo exits 1 when a request could not be carried out", async () => {
+  const input = new Uint8Array([0xff, 10]);
+  const args = ["--quiet", "--op=reverse"];
+  const { code, stderr } = await run(LESSON, args, { input });
+  assertEquals([code, stderr], [1, "10_framing: request 1: Not UTF-8\n"]);
+});
+
+Deno.test("10 demo --connections 0 ends with its client", async () => {
+  const { code, stdout } = await run(LESSON, ["--quiet", "--connections=0"]);
+  assertEquals(code, 0);
+  assert(stdout.endsWith("server closed\n"), stdout);
 });
 
 Deno.test("10 refuses an op that there is not", async () => {

@@ -107,16 +107,27 @@ Deno.test("11 Requester takes no answer for another request's", async () => {
   const server = Deno.listenDatagram(bind);
   const socket = Deno.listenDatagram(bind);
   const address = server.addr as Deno.NetAddr;
-  const requester = new Requester(socket, address, { timeout: 20, tries: 2 });
+  const firstId = 1;
+  const requester = new Requester(socket, address, {
+    timeout: 20,
+    tries: 2,
+    firstId,
+  });
   assertEquals(await requester.request("one"), { text: null, tries: 2 });
 
-  const patient = new Requester(socket, address, { timeout: LONG, tries: 1 });
+  const stranger = Deno.listenDatagram(bind);
+  const patient = new Requester(socket, address, {
+    timeout: LONG,
+    tries: 1,
+    firstId,
+  });
   const serving = (async () => {
     for (let i = 0; i < 2; i++) await server.receive(); // "one", twice.
     const [, client] = await server.receive();
     const reply = (bytes: number[]) =>
       server.send(new Uint8Array(bytes), client);
     await reply([0, 0, 0]); // Too short.
+    await stranger.send(new Uint8Array([0, 0, 0, 1, 0x21]), client);
     await reply([0, 0, 0, 9, 0x78]);
     await reply([0, 0, 0, 1, 0x79]);
     await reply([0, 0, 0, 1, 0x79]); // Twice.
@@ -128,7 +139,56 @@ Deno.test("11 Requester takes no answer for another request's", async () => {
   assertEquals(await patient.request("three"), { text: "z", tries: 1 });
   await serving;
   server.close();
+  stranger.close();
   socket.close();
+});
+
+Deno.test("11 Requester gives up in time although strangers send", async () => {
+  const bind = { hostname: LOOPBACK, port: 0, transport: "udp" } as const;
+  const server = Deno.listenDatagram(bind);
+  const stranger = Deno.listenDatagram(bind);
+  const socket = Deno.listenDatagram(bind);
+  const requester = new Requester(socket, server.addr as Deno.NetAddr, {
+    timeout: 100,
+    tries: 1,
+  });
+  const noise = setInterval(
+    () => stranger.send(new Uint8Array(9), socket.addr),
+    10,
+  );
+  assertEquals((await requester.request("one")).text, null);
+  clearInterval(noise);
+  for (const it of [server, stranger, socket]) it.close();
+});
+
+Deno.test("11 deadlines close what they gave up, though it is closed already", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  using conn = await Deno.connect({ port: listener.addr.port });
+  using peer = await listener.accept();
+  const waiting = [
+    readWithDeadline(conn, new Uint8Array(1), 20),
+    writeFullWithDeadline(conn, new Uint8Array(1 << 26), 20),
+  ].map((it) => it.then(() => "in time", (error) => error.name));
+  const names = await Promise.all(waiting);
+  assertEquals(names[0], "TimedOut");
+  assert(["TimedOut", "Interrupted"].includes(names[1]), names[1]);
+  // The peer sees an end, after what had been accepted.
+  const buffer = new Uint8Array(1 << 20);
+  while (await peer.read(buffer).catch(() => null) !== null);
+});
+
+Deno.test("11 demo --seed loses the same datagrams again", async () => {
+  const once = async () => {
+    // No retry depends on the time here: there are none.
+    const args = ["--seed=3", "--loss=40", "--tries=1", "--requests=8"];
+    const { stdout } = await run(LESSON, [
+      ...args,
+      "--quiet",
+      "--timeout=2000",
+    ]);
+    return stdout.match(/^lost .*$/m)![0];
+  };
+  assertEquals(await once(), await once());
 });
 
 Deno.test("11 withDeadline: what is in time is as without it", async () => {

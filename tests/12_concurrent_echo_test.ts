@@ -157,6 +157,58 @@ Deno.test("12 server --idle-timeout ends the silent, not the talking", async () 
   assert(await isServed(talking));
 });
 
+Deno.test("12 server --idle-timeout leaves a slow reader alone", async () => {
+  const { process, port } = await startServer(["--idle-timeout=1000"]);
+  await using _ = process;
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  let isOpen = true;
+  const sending = (async () => {
+    while (isOpen) await conn.write(new Uint8Array(1 << 20));
+  })().catch(() => {});
+  // It takes 3 s for what the buffers hold, and is never silent for one.
+  const buffer = new Uint8Array(400_000);
+  for (let i = 0; i < 60; i++) {
+    assert(await conn.read(buffer) !== null, `closed after ${i} reads`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  isOpen = false;
+  conn.close();
+  await sending;
+});
+
+Deno.test("12 server --max-connections ends on a signal while it is full", async () => {
+  const { process, port } = await startServer([
+    "--max-connections=1",
+    "--drain-timeout=50",
+  ]);
+  await using _ = process;
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  assert(await isServed(conn));
+  process.kill("SIGTERM");
+  assertEquals((await process.result()).code, 0);
+});
+
+Deno.test("12 client exits 1 when all comes back, but not as it was", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const serving = (async () => {
+    using conn = await listener.accept();
+    let last = new Uint8Array(8);
+    for (let i = 0; i < 3; i++) {
+      const buffer = new Uint8Array(8);
+      await conn.read(buffer);
+      await conn.write(last); // The message before: of the same length.
+      last = buffer;
+    }
+  })();
+  const args = ["--clients=1", "--messages=3", "--size=8"];
+  const all = ["client", `--port=${listener.addr.port}`, ...args];
+  const { code, stdout } = await run(LESSON, all);
+  await serving;
+  assertEquals(code, 1);
+  const { lost, corrupted } = summary(stdout);
+  assertEquals([lost, corrupted], [0, 3]);
+});
+
 Deno.test("12 server --max-connections lets the others wait", async () => {
   const { process, port } = await startServer(["--max-connections=2"]);
   await using _ = process;
@@ -338,6 +390,7 @@ Deno.test("12 server() can be called from other code", async () => {
   const closed = server({
     hostname: LOOPBACK,
     port: 0,
+    idleTimeout: 60_000, // Its timer must not outlive the connection.
     signal: stop.signal,
     onListen: ready.resolve,
   });

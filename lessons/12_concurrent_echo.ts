@@ -234,7 +234,10 @@ class IdleTimer implements Disposable {
     if (this.#idleTimeout > 0) this.#lastActive = performance.now();
   }
 
-  /** A write that counts, also if it is a part: a slow reader is not silent. */
+  /**
+   * A write that counts, also if it is a part. A reader is silent only when it
+   * is so slow that the kernel takes nothing more for so long.
+   */
   async write(p: Uint8Array): Promise<number> {
     const count = await this.#conn.write(p);
     this.reset();

@@ -113,6 +113,19 @@ export async function forkServer(
  * @param args The flags, the script, and its arguments.
  * @throws {Error} `fork failed!`; its `cause` is `Deno.errors.NotFound` if there
  * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const child = spawnDeno(["data:text/javascript,console.log(6*7)"]);
+ * const lines: string[] = [];
+ * for await (const line of textLines(child.stdout)) lines.push(line);
+ * assertEquals(lines, ["42"]);
+ * await child.stderr.cancel();
+ * await child.stdin.close();
+ * await child.status;
+ * ```
  */
 export function spawnDeno(args: string[]): Deno.ChildProcess {
   // By name: `--allow-run=deno` is about what PATH finds, which need not be
@@ -143,6 +156,14 @@ export function spawnDeno(args: string[]): Deno.ChildProcess {
  *
  * @param stream The bytes of the text.
  * @returns Each line as it comes, without its newline.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const lines = await Array.fromAsync(textLines(new Blob(["a\nb"]).stream()));
+ * assertEquals(lines, ["a", "b"]);
+ * ```
  */
 export async function* textLines(
   stream: ReadableStream<Uint8Array<ArrayBuffer>>,

@@ -189,6 +189,25 @@ export interface CommandLine {
  * @param argv The arguments, as `Deno.args`.
  * @returns The mode to run and its options, or the mode `"help"`.
  * @throws {UsageError} If the lesson cannot be run like this.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals, assertThrows } from "@std/assert";
+ *
+ * const server = mode({
+ *   help: "waits for clients",
+ *   flags: ["--allow-net"],
+ *   options: { port: integerOption("port to listen on", 9527, 0, 65535) },
+ *   run: ({ port }) => console.log(port),
+ * });
+ * const lesson = { url: import.meta.url, title: "Test", modes: { server } };
+ * assertEquals(parseCommandLine(lesson, []).values, { port: 9527 });
+ * assertThrows(
+ *   () => parseCommandLine(lesson, ["--port", "-1"]),
+ *   UsageError,
+ *   '--port must be an integer from 0 to 65535, got "-1"',
+ * );
+ * ```
  */
 export function parseCommandLine(lesson: Lesson, argv: string[]): CommandLine {
   const known: Options = Object.assign(

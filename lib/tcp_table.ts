@@ -131,6 +131,13 @@ function toHostname(hex: string): string {
  * @param paths The files; one that is not there has no text.
  * @returns Their text, one behind the other.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ *
+ * assert(Number(await cat("/proc/sys/net/core/somaxconn")) > 0);
+ * ```
  */
 export async function cat(...paths: string[]): Promise<string> {
   const command = new Deno.Command("cat", {

@@ -75,6 +75,8 @@ function firstFrame(stack: string) {
 /**
  * Prints an event on standard error as
  * `02_tcp_echo.ts(57):server accept 127.0.0.1:40980`.
+ *
+ * @param event What a {@linkcode Trace} was told.
  */
 export function printEvent(event: TraceEvent): void {
   writeLine(

@@ -86,6 +86,15 @@ Deno.test("02 demo --script: two clients on built-in lines, on any input", async
   }
 });
 
+Deno.test("02 demo runs where HOME is not set", async () => {
+  const { code, stdout } = await run(LESSON, ["--quiet"], {
+    wrapper: (command) => ["env", "-u", "HOME", ...command],
+    env: { DENO_DIR: Deno.env.get("DENO_DIR") ?? "" },
+  });
+  assertEquals(code, 0);
+  assertEquals(spoken(stdout).at(-1), "server closed");
+});
+
 Deno.test("02 demo takes the built-in lines where the input is empty", async () => {
   const { code, stdout } = await run(LESSON, []);
   assertEquals(code, 0);

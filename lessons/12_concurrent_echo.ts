@@ -192,6 +192,7 @@ async function echo(
   served: Served,
 ): Promise<void> {
   using idle = new IdleTimer(conn, idleTimeout);
+  const writer = idleTimeout > 0 ? idle : conn;
   let buffer = new Uint8Array(FIRST_BUFFER);
   try {
     for (;;) {
@@ -199,7 +200,7 @@ async function echo(
       if (count === null) break;
       idle.reset();
       // Until this is taken nothing more is read: all there is to backpressure.
-      await writeFull(idle, buffer.subarray(0, count));
+      await writeFull(writer, buffer.subarray(0, count));
       served.bytes += count;
       if (count === buffer.length && count < LARGEST_BUFFER) {
         buffer = new Uint8Array(count * 4);

@@ -1,21 +1,20 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { hasProgram, LessonProcess, onTerminal, run } from "./testing.ts";
+import {
+  hasProgram,
+  LessonProcess,
+  onTerminal,
+  run,
+  tableBehind,
+} from "./testing.ts";
 
 const LESSON = "04_partial_write.ts";
 const TOTAL = 64 * 1024 * 1024;
-
-/** The rows of the table behind `title`, without its head. */
-function table(stdout: string, title: string): string[][] {
-  const section = stdout.slice(stdout.indexOf(title)).split("\n\n")[0];
-  return section.trimEnd().split("\n").slice(2)
-    .map((row) => row.trim().split(/ {2,}/));
-}
 
 Deno.test("04 shows what write() returns and what follows from it", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
 
-  const writes = table(stdout, "Nobody reads.");
+  const writes = tableBehind(stdout, "Nobody reads.");
   let left = TOTAL;
   for (const [i, [number, offered, accepted]] of writes.entries()) {
     assertEquals([number, offered], [`${i + 1}`, `${left}`]);
@@ -33,7 +32,7 @@ Deno.test("04 shows what write() returns and what follows from it", async () => 
   assertMatch(sent, new RegExp(`^${TOTAL} +[0-9a-f]{64}$`));
   assertEquals(sent, got);
 
-  const [[, believed], [, received], [, lost]] = table(
+  const [[, believed], [, received], [, lost]] = tableBehind(
     stdout,
     "The same write",
   );
@@ -41,22 +40,25 @@ Deno.test("04 shows what write() returns and what follows from it", async () => 
   assert(Number(lost) > 0);
   assertEquals(Number(received) + Number(lost), TOTAL);
 
-  const [stuck, freed] = table(stdout, "All of it written to an echo server");
+  const [stuck, freed] = tableBehind(
+    stdout,
+    "All of it written to an echo server",
+  );
   assertMatch(stuck[0], /^no byte moved/);
   assert(Number(stuck[2]) < Number(stuck[1]) && Number(stuck[1]) < TOTAL);
   assertEquals(freed, ["it reads as well: same bytes", `${TOTAL}`, `${TOTAL}`]);
 
-  const [many, one] = table(stdout, "Where does a write end");
+  const [many, one] = tableBehind(stdout, "Where does a write end");
   assertEquals([many[0], one[0]], ["one two three", "onetwothree"]);
   assertEquals(many[1].replaceAll(" ", ""), "onetwothree");
   assert(one[1].split(" ").length >= 3, one[1]);
   assertEquals(one[1].replaceAll(" ", ""), "onetwothree");
 
-  const [[, raced], [, inTurn]] = table(stdout, "Two writers at once");
+  const [[, raced], [, inTurn]] = tableBehind(stdout, "Two writers at once");
   assert(Number(raced) >= 2);
   assertEquals(inTurn, "2");
 
-  assertEquals(table(stdout, "Writing to a peer").slice(0, 3), [
+  assertEquals(tableBehind(stdout, "Writing to a peer").slice(0, 3), [
     ["0 bytes, the peer is there", "0 accepted"],
     ["5 bytes, the peer has closed", "5 accepted"],
     ["5 more bytes", "EPIPE"],

@@ -1,14 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { run } from "./testing.ts";
+import { run, tableBehind } from "./testing.ts";
 
 const LESSON = "07_socket_options.ts";
-
-/** The rows of the table behind `title`, without its head. */
-function table(stdout: string, title: string): string[][] {
-  const section = stdout.slice(stdout.indexOf(title)).split("\n\n")[0];
-  return section.trimEnd().split("\n").slice(2)
-    .map((row) => row.trim().split(/ {2,}/));
-}
 
 /** What a new socket of the kernel's says, asked without the lessons' lib. */
 function independent(type: number, option: number, value?: number): number {
@@ -57,7 +50,7 @@ Deno.test("07 prints the tutorial's lines, with the kernel's numbers", async () 
 
 Deno.test("07 shows each option before and after, and refusals", async () => {
   const { stdout } = await run(LESSON, ["--receive-buffer=6000"]);
-  const rows = table(stdout, "What becomes of a value");
+  const rows = tableBehind(stdout, "What becomes of a value");
   const find = (option: string, socket: string) =>
     rows.find((row) => row[0] === option && row[1] === socket)!.slice(2);
   assertEquals(rows.length, 7 * 3);
@@ -100,7 +93,7 @@ Deno.test("07 shows least, most and limit of the buffers", async () => {
       `${most / limit(name)}`,
     ];
   };
-  assertEquals(table(stdout, "Buffer sizes"), [
+  assertEquals(tableBehind(stdout, "Buffer sizes"), [
     ["SO_SNDBUF", ...row(SNDBUF, "wmem_max")],
     ["SO_RCVBUF", ...row(RCVBUF, "rmem_max")],
   ]);
@@ -108,11 +101,11 @@ Deno.test("07 shows least, most and limit of the buffers", async () => {
 
 Deno.test("07 shows Deno's calls and a shorter write from the kernel's side", async () => {
   const { stdout } = await run(LESSON, ["--send-buffer=8192"]);
-  assertEquals(table(stdout, "Deno's two calls"), [
+  assertEquals(tableBehind(stdout, "Deno's two calls"), [
     ["conn.setNoDelay(true)", "TCP_NODELAY", "0", "1"],
     ["conn.setKeepAlive(true)", "SO_KEEPALIVE", "0", "1"],
   ]);
-  const [usual, small] = table(stdout, "Lesson 04's first write");
+  const [usual, small] = tableBehind(stdout, "Lesson 04's first write");
   assertEquals(Number(small[0]), independent(1, SNDBUF, 8192));
   assert(Number(small[1]) > 0 && Number(small[1]) < Number(usual[1]), stdout);
 });

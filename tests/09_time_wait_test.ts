@@ -1,20 +1,22 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { hasProgram, LessonProcess, onTerminal, run } from "./testing.ts";
+import {
+  hasProgram,
+  LessonProcess,
+  onTerminal,
+  run,
+  tableBehind,
+} from "./testing.ts";
 
 const LESSON = "09_time_wait.ts";
-
-/** The rows of the table behind `title`, without its head. */
-function table(stdout: string, title: string): string[][] {
-  const section = stdout.slice(stdout.indexOf(title)).split("\n\n")[0];
-  return section.trimEnd().split("\n").slice(2)
-    .map((row) => row.trim().split(/ {2,}/));
-}
 
 Deno.test("09 shows TIME-WAIT, and when a port can be bound again", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
 
-  const [[own, other, state, timer]] = table(stdout, "A server closes first");
+  const [[own, other, state, timer]] = tableBehind(
+    stdout,
+    "A server closes first",
+  );
   assertMatch(own, /^127\.0\.0\.1:\d+$/);
   assertMatch(other, /^127\.0\.0\.1:\d+$/);
   assertEquals(state, "TIME-WAIT");
@@ -27,21 +29,24 @@ Deno.test("09 shows TIME-WAIT, and when a port can be bound again", async () => 
     new RegExp(`0100007F:${hex(port)} 0100007F:\\w{4} 06 `),
   );
 
-  assertEquals(table(stdout, "The server starts again"), [
+  assertEquals(tableBehind(stdout, "The server starts again"), [
     ["false", "false", "EADDRINUSE"],
     ["false", "true", "EADDRINUSE"],
     ["true", "false", "EADDRINUSE"],
     ["true", "true", "works"],
   ]);
-  assertEquals(table(stdout, "And in Deno").map((row) => row[1]), [
+  assertEquals(tableBehind(stdout, "And in Deno").map((row) => row[1]), [
     "1",
     "works",
     "EADDRINUSE",
   ]);
-  const [[, server], [, waits], [, bound]] = table(stdout, "The client closes");
+  const [[, server], [, waits], [, bound]] = tableBehind(
+    stdout,
+    "The client closes",
+  );
   assert(!waits.endsWith(`:${server}`), "it sits at the client's address");
   assertEquals(bound, "works");
-  assertEquals(table(stdout, "A port that somebody still"), [
+  assertEquals(tableBehind(stdout, "A port that somebody still"), [
     ["false", "EADDRINUSE"],
     ["true", "EADDRINUSE"],
   ]);
@@ -50,7 +55,7 @@ Deno.test("09 shows TIME-WAIT, and when a port can be bound again", async () => 
 
 Deno.test("09 agrees with a Deno.listen that is not the lesson's", async () => {
   const { stdout } = await run(LESSON, []);
-  const [[own]] = table(stdout, "A server closes first");
+  const [[own]] = tableBehind(stdout, "A server closes first");
   let code: unknown;
   try {
     const port = Number(own.split(":")[1]);

@@ -1,33 +1,16 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import jsr from "../lib/jsr_imports.json" with { type: "json" };
-import { LESSONS, lessonSource, runLines } from "./testing.ts";
+import { LESSONS, lessonSource, runDeno, runLines } from "./testing.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const LIB = [...Deno.readDirSync(new URL("lib/", ROOT))]
   .map((entry) => entry.name)
   .filter((name) => name.endsWith(".ts") && name !== "copy_lesson.ts");
 
-/** Runs `deno`. */
-async function deno(args: string[], cwd: string | URL) {
-  const command = new Deno.Command(Deno.execPath(), {
-    args,
-    cwd,
-    stdin: "null",
-    env: { NO_COLOR: "1" },
-  });
-  const { code, stdout, stderr } = await command.output();
-  const decoder = new TextDecoder();
-  return {
-    code,
-    stdout: decoder.decode(stdout),
-    stderr: decoder.decode(stderr),
-  };
-}
-
 /** Runs `deno task copy` with exactly its flags. */
 function copy(...args: string[]) {
   const flags = ["--allow-read", "--allow-write", "--allow-run=deno"];
-  return deno(["run", ...flags, "lib/copy_lesson.ts", ...args], ROOT);
+  return runDeno(["run", ...flags, "lib/copy_lesson.ts", ...args], ROOT);
 }
 
 /** An empty folder, with a name that is not easy. */
@@ -55,7 +38,7 @@ Deno.test("copied lessons and modules stand alone", async (t) => {
       }
       await t.step(`they pass check, lint and fmt in ${where}`, async () => {
         for (const args of [["check"], ["lint"], ["fmt", "--check"]]) {
-          const { code, stderr } = await deno([...args, ...files], folder);
+          const { code, stderr } = await runDeno([...args, ...files], folder);
           assertEquals(code, 0, stderr);
         }
       });
@@ -65,7 +48,7 @@ Deno.test("copied lessons and modules stand alone", async (t) => {
         const text = await Deno.readTextFile(`${folder}/${lesson}`);
         const line = text.match(/^ \* @run deno (.+)$/m)![1];
         assert(!line.includes("lessons/"), line);
-        const { code, stderr } = await deno(line.split(" "), folder);
+        const { code, stderr } = await runDeno(line.split(" "), folder);
         // Deno says on standard error what it downloads.
         assertEquals(code, 0, stderr);
         assert(!stderr.includes(`${lesson.slice(0, -3)}: `), stderr);
@@ -95,7 +78,7 @@ Deno.test("copied lessons take the standard library from JSR", async () => {
       assert(!stdout.includes('from "npm:'), lesson);
       await Deno.writeTextFile(`${folder}/${lesson}`, stdout);
     }
-    const { code, stderr } = await deno(
+    const { code, stderr } = await runDeno(
       ["check", "--import-map=map.json", ...LESSONS],
       folder,
     );

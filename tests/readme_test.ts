@@ -1,6 +1,6 @@
 /** README.md says what is true: its commands run, and print what it shows. */
 import { assert, assertEquals } from "@std/assert";
-import { hasProgram, LessonProcess, LESSONS, run } from "./testing.ts";
+import { hasProgram, LessonProcess, LESSONS, run, runDeno } from "./testing.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const README = Deno.readTextFileSync(new URL("README.md", ROOT));
@@ -13,29 +13,12 @@ const blocks = (language: string) =>
   [...README.matchAll(new RegExp("^```" + language + "\n([^]*?)^```", "gm"))]
     .map(([, text]) => text);
 
-/** Runs `deno`. */
-async function deno(args: string[], cwd: string | URL = ROOT) {
-  const command = new Deno.Command(Deno.execPath(), {
-    args,
-    cwd,
-    stdin: "null",
-    env: { NO_COLOR: "1" },
-  });
-  const { code, stdout, stderr } = await command.output();
-  const decoder = new TextDecoder();
-  return {
-    code,
-    stdout: decoder.decode(stdout),
-    stderr: decoder.decode(stderr),
-  };
-}
-
 Deno.test("README shows what deno task demo prints", async () => {
   const [block] = blocks("console");
   const [command, ...expected] = block.trimEnd().split("\n");
   assertEquals(command, "$ deno task demo");
   assertEquals(expected.pop(), "...");
-  const { code, stdout } = await deno(["task", "demo"]);
+  const { code, stdout } = await runDeno(["task", "demo"]);
   assertEquals(code, 0);
   // Ports differ, and what two processes do at once may come in any order.
   const plain = (lines: string[]) =>
@@ -85,7 +68,7 @@ Deno.test("README's deno task commands are there, and copy copies", async () => 
   for (const command of copies) {
     const [, , , name, out] = command.split(" ");
     const args = ["task", "copy", name, `${folder}/${out}`];
-    assertEquals((await deno(args)).code, 0);
+    assertEquals((await runDeno(args)).code, 0);
     const text = await Deno.readTextFile(`${folder}/${out}`);
     assert(text.includes(`// Copied from `), command);
   }

@@ -202,6 +202,33 @@ export async function run(
   return result;
 }
 
+/** Runs `deno` with any arguments, without a terminal and without colors. */
+export async function runDeno(
+  args: string[],
+  cwd: string | URL = ROOT,
+): Promise<Omit<Result, "bytes">> {
+  const command = new Deno.Command(Deno.execPath(), {
+    args,
+    cwd,
+    stdin: "null",
+    env: { NO_COLOR: "1" },
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return {
+    code,
+    stdout: decoder.decode(stdout),
+    stderr: decoder.decode(stderr),
+  };
+}
+
+/** The cells of the table behind `title`, without its head. */
+export function tableBehind(stdout: string, title: string): string[][] {
+  const section = stdout.slice(stdout.indexOf(title)).split("\n\n")[0];
+  return section.trimEnd().split("\n").slice(2)
+    .map((row) => row.trim().split(/ {2,}/));
+}
+
 /** Waits until `condition` holds, for something the kernel will do in time. */
 export async function until(
   condition: () => boolean | Promise<boolean>,

@@ -191,14 +191,14 @@ async function echo(
   idleTimeout: number,
   served: Served,
 ): Promise<void> {
-  using idle = new IdleTimer(conn, idleTimeout);
-  const writer = idleTimeout > 0 ? idle : conn;
+  using idle = idleTimeout > 0 ? new IdleTimer(conn, idleTimeout) : null;
+  const writer = idle ?? conn;
   let buffer = new Uint8Array(FIRST_BUFFER);
   try {
     for (;;) {
       const count = await conn.read(buffer);
       if (count === null) break;
-      idle.reset();
+      idle?.reset();
       // Until this is taken nothing more is read: all there is to backpressure.
       await writeFull(writer, buffer.subarray(0, count));
       served.bytes += count;
@@ -207,7 +207,7 @@ async function echo(
       }
     }
   } catch (error) {
-    throw idle.isOver ? new Error(`silent for ${idleTimeout} ms`) : error;
+    throw idle?.isOver ? new Error(`silent for ${idleTimeout} ms`) : error;
   }
 }
 
@@ -223,16 +223,16 @@ class IdleTimer implements Disposable {
   #lastActive = performance.now();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** With an `idleTimeout` of 0 it never closes anything. */
+  /** Begins to wait, so many milliseconds. */
   constructor(conn: Deno.TcpConn, idleTimeout: number) {
     this.#conn = conn;
     this.#idleTimeout = idleTimeout;
-    if (idleTimeout > 0) this.#check();
+    this.#check();
   }
 
   /** Something has been read or written. */
   reset() {
-    if (this.#idleTimeout > 0) this.#lastActive = performance.now();
+    this.#lastActive = performance.now();
   }
 
   /**

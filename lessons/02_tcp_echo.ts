@@ -78,6 +78,7 @@ import {
   runLesson,
   serverOptions,
 } from "../lib/command_line.ts";
+import { abortable } from "../lib/deadline.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
 import { SequenceDiagram } from "../lib/sequence_diagram.ts";
 import {
@@ -218,7 +219,7 @@ export async function client(options: ClientOptions): Promise<void> {
       .catch(failed(`connect ${address}`));
     signal?.throwIfAborted(); // Both may have come at once.
 
-    for (let line; (line = await nextLine()) !== null;) {
+    for (let line; (line = await abortable(nextLine(), signal)) !== null;) {
       signal?.throwIfAborted();
       // Both at once: a server that echoes while it reads stops reading when
       // nobody takes its echo, and then this side's writing would stop too.

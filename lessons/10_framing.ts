@@ -65,6 +65,7 @@ import {
   textOption,
   UsageError,
 } from "../lib/command_line.ts";
+import { abortable } from "../lib/deadline.ts";
 import { readFull, UnexpectedEofError, writeFull } from "../lib/full_io.ts";
 import { SequenceDiagram } from "../lib/sequence_diagram.ts";
 import { formatTable } from "../lib/table.ts";
@@ -303,8 +304,10 @@ export async function client(options: ClientOptions): Promise<number> {
     let longest = 0;
     let hasEnded = false;
     const send = async () => {
-      for (let line; (line = await nextLine()) !== null; sent++) {
+      for (;; sent++) {
+        let line = await abortable(nextLine(), signal);
         signal?.throwIfAborted();
+        if (line === null) break;
         if (line.at(-1) === NEWLINE) line = line.subarray(0, -1);
         const request = answerOf(op === "echo" ? ECHO : REVERSE, line);
         longest = Math.max(longest, request.length);

@@ -355,32 +355,36 @@ export async function runLesson(lesson: Lesson): Promise<never> {
   // ended by SIGPIPE here. This one cleans up first, and is as quiet; but a
   // full disk it reports.
   let isLost = false;
-  const output: Io["output"] = {
-    async write(p) {
-      if (isLost) throw stop.signal.reason;
-      for (;;) {
-        try {
-          return await Deno.stdout.write(p);
-        } catch (error) {
-          if (error instanceof Deno.errors.WouldBlock) { // Somebody's O_NONBLOCK.
-            await new Promise((resolve) => setTimeout(resolve, 10));
-            continue;
-          }
-          isLost = true;
-          if (!(error instanceof Deno.errors.BrokenPipe)) {
-            report(new Error("write stdout", { cause: error }));
-          }
-          stop.abort(error);
-          throw error;
+  const write = async (p: Uint8Array): Promise<number> => {
+    if (isLost) throw stop.signal.reason;
+    for (;;) {
+      try {
+        return await Deno.stdout.write(p);
+      } catch (error) {
+        if (error instanceof Deno.errors.WouldBlock) { // Somebody's O_NONBLOCK.
+          await new Promise((resolve) => setTimeout(resolve, 10));
+          continue;
         }
+        isLost = true;
+        if (!(error instanceof Deno.errors.BrokenPipe)) {
+          report(new Error("write stdout", { cause: error }));
+        }
+        stop.abort(error);
+        throw error;
       }
-    },
+    }
   };
   let printing: Promise<unknown> = Promise.resolve();
   const print = async (line: string) => {
     const bytes = new TextEncoder().encode(line + "\n");
-    printing = printing.then(() => writeFull(output, bytes)).catch(() => {});
+    printing = printing.then(() => writeFull({ write }, bytes)).catch(() => {});
     await printing;
+  };
+  const output: Io["output"] = {
+    async write(p) {
+      await printing; // What was printed before comes before.
+      return await write(p);
+    },
   };
 
   // What an abort interrupts may have nobody waiting for it any more. Anything

@@ -5,8 +5,9 @@
  */
 
 /**
- * Waits for `promise`, but no longer than until `signal` is aborted. What the
- * promise stands for goes on; its result is thrown away.
+ * Waits for `promise`, but no longer than until `signal` is aborted. Where the
+ * promise itself ends because of the abort, that comes first. Else what it
+ * stands for goes on, and its result is thrown away.
  *
  * @param promise What to wait for.
  * @param signal What ends the waiting.
@@ -29,12 +30,14 @@ export function abortable<T>(
 ): Promise<T> {
   if (signal === undefined) return promise;
   return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const abort = () => timer = setTimeout(() => reject(signal.reason));
     if (signal.aborted) abort();
     signal.addEventListener("abort", abort);
-    promise.then(resolve, reject).finally(() =>
-      signal.removeEventListener("abort", abort)
-    );
+    promise.then(resolve, reject).finally(() => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", abort);
+    });
   });
 }
 

@@ -572,6 +572,27 @@ Deno.test("02 demo ends in time although its server hangs", async () => {
   await until(() => isFree(port));
 });
 
+Deno.test("02 client() rejects with the signal's reason while it waits for a line", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const stop = new AbortController();
+  const output = { write: (p: Uint8Array) => Promise.resolve(p.length) };
+  const talking = assertRejects(
+    () =>
+      client({
+        port: listener.addr.port,
+        output,
+        signal: stop.signal,
+        nextLine: () => new Promise(() => {}),
+      }),
+    RangeError,
+    "enough",
+  );
+  using conn = await listener.accept();
+  stop.abort(new RangeError("enough"));
+  await talking;
+  assertEquals(await conn.read(new Uint8Array(64)), null);
+});
+
 Deno.test("02 client() rejects with the signal's reason between two lines", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const stop = new AbortController();

@@ -27,7 +27,7 @@
  *   reply, and a message that fills the buffer has no NUL to stop at.
  * - `accept` gets a `cliaddrlen` that was never set: it says how large the
  *   address buffer is. Deno asks for the address itself.
- * - One failed write ends the whole server. In Deno one reset would do, with the
+ * - One failed write ends the whole server. In Deno a reset would do, with the
  *   obvious `for await (const conn of listener)`: see the ENOTCONN below.
  * - The child sleeps for a second and hopes that the server is up by then. The
  *   parent serves for ever, and never gets to its `wait`.

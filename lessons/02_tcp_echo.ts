@@ -35,7 +35,7 @@
  *   lines are short: once one outgrows the socket buffers, each side waits for
  *   the other to read. Here writing and reading go on at the same time; lesson
  *   04 shows the lock-up.
- * - Nothing makes its first client wait until the server listens (the `sleep` is
+ * - Nothing makes its first client wait until the server listens (`sleep` is
  *   commented out), and a connect that is refused says nothing.
  *
  * | here | Linux system calls (`strace`) |
@@ -49,12 +49,14 @@
  * | `conn.close` | `shutdown(SHUT_WR)`, `close` |
  *
  * Try it:
- * - `server`, and in another terminal `client`: type lines, and `Q` to quit.
+ * - `server`, and in another terminal `client`: type lines, and `Q` to quit. It
+ *   ends after two clients, as the tutorial's does; `--connections 0` goes on.
  *   Or `nc -N 127.0.0.1 9527`: any client will do, and Ctrl+D ends its side.
  * - `server --connections 0`, then `client < /usr/bin/env > copy`: a file that
  *   is no text. `head -c 12 copy` shows `from server ` before its first line.
- * - `client`, and `kill -9` the server between two lines: `read failed!`. The
- *   write before it still went well, for it only fills this side's buffer.
+ * - `client`, and `kill -9` the server (its pid: `ss -tlnp | grep 9527`) between
+ *   two lines: `read failed!`. The write before it still went well, for it only
+ *   fills this side's buffer.
  *
  * What is still missing: the client knows how much to read because the server
  * sends back what it got. Messages whose length the reader does not know need

@@ -41,7 +41,8 @@
  * Try it:
  * - `strace -f -e trace=network deno run ...`: every answer in the tables.
  * - `02_tcp_echo.ts server --host 127.0.0.1`, then its `client --host
- *   127.0.0.2`: ECONNREFUSED. With `--host 0.0.0.0` it connects.
+ *   127.0.0.2`: ECONNREFUSED. With the server at `--host 0.0.0.0` it
+ *   connects.
  * - `ss -tln` while a server runs: its own address, and `0.0.0.0:*` for the
  *   other side, which only a connection has.
  *

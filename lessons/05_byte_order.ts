@@ -35,8 +35,7 @@
  *
  * Try it:
  * - `05_byte_order.ts 256 1`: each is the other one, the wrong way round.
- * - `printf 'x' | nc -u -w1 127.0.0.1 9527` under `strace -e trace=network`:
- *   it shows `htons(9527)`, for 0x3725 is what the kernel really gets.
+ * - `printf x | strace -e trace=network nc -u -w1 127.0.0.1 9527`: it shows `htons(9527)`, for 0x3725 is what the kernel really gets.
  *
  * What is still missing: what is done with an address. Lesson 06 sends to one,
  * without a connection.

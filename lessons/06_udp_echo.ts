@@ -14,8 +14,8 @@
  * A UDP socket is not connected to anybody. Each datagram carries its sender's
  * address; it arrives whole or not at all, once or twice, sooner or later. Here
  * the server sends each one back to where it came from, the empty one and the
- * largest (65507 bytes over IPv4) too. The client sends each line of its input as one
- * datagram and waits for the reply. `demo` also sends two without waiting, to
+ * largest (65507 bytes over IPv4) too. The client sends each line of its input
+ * as one datagram and waits for the reply. `demo` also sends two at once, to
  * show that they do not run together as they would in a stream.
  *
  * In the tutorial: `server()` and `client()` of its UDP section, with their
@@ -24,7 +24,7 @@
  *
  * What the tutorial's program gets wrong:
  * - `recvfrom(client_sock, ..., &serv_addr, &serv_len)` overwrites the server's
- *   address with that of whoever sends a datagram, and the next line goes there.
+ *   address with that of whoever sends a datagram: the next line goes there.
  * - A reply that is lost leaves its client waiting for ever.
  * - `scanf("%s")` splits a line at its spaces, and writes past the buffer if a
  *   word is long. At the end of its input it sends the last word for ever.

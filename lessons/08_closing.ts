@@ -15,7 +15,7 @@
  * which the other side acknowledges. That is four segments, the "four-way
  * close", and two ends that pass through several states. The one that sends its
  * FIN first ends in TIME-WAIT. `demo` starts a client and a server as processes
- * of their own, tells them call by call what to do, and after each call asks the
+ * of their own, tells them call by call what to do, and after each asks the
  * kernel for the state of both ends: `/proc/net/tcp`, where lists of sockets
  * like those of `ss` and `netstat` come from.
  *
@@ -41,14 +41,15 @@
  * | the end of the process | none: the kernel closes all that is open |
  *
  * Deno's own `close` always calls `shutdown` first, so its peer reads a clean
- * end even where data was thrown away unread, which `close` alone answers with a
+ * end even where data was thrown away unread, which `close` alone answers by a
  * reset. The last table shows it.
  *
  * Try it:
  * - `peer` in two terminals. In one `listen 9527`, in the other `connect 9527`,
  *   then `accept`, `write hello`, `read`, `closeWrite`, `close` in any order.
  * - In a third, `watch -n 0.2 'ss -tan | grep 9527'`: the same states.
- * - `kill -9` one of them: the other one's `read` says what the kernel did.
+ * - `pid` in one of them, and `kill -9` that: the other one's `read` says what
+ *   the kernel did. `unlisten` and `exit` are there as well.
  *
  * What is still missing: why TIME-WAIT is there, and what it does to a server
  * that wants to start again. That is lesson 09.

@@ -45,8 +45,8 @@
  *
  * Try it:
  * - `--wait`: until the kernel lets the port go, about a minute.
- * - `02_tcp_echo.ts server --connections 0`, a client, Ctrl+C for the server, `Q`
- *   for the client, and `ss -tan | grep 9527`: TIME-WAIT. The server starts
+ * - `02_tcp_echo.ts server --connections 0`, a client, Ctrl+C for the server,
+ *   `Q` for the client, and `ss -tan | grep 9527`: TIME-WAIT. The server starts
  *   again.
  * - The tutorial's C++ server the same way: `bind failed!`.
  *

@@ -497,7 +497,7 @@ if (import.meta.main) {
           server({ ...options, maxFrame: options["max-frame"] }),
       }),
       client: mode({
-        help: "sends the lines of standard input, each as one request",
+        help: "sends the lines of standard input, up to q or Q",
         flags: ["--allow-net"],
         options: { ...clientOptions, op },
         run: (options) =>

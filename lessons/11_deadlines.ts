@@ -34,13 +34,14 @@
  *
  * Deno's `read` and `write` take no signal. What ends them is to close the
  * connection, and then they say `Interrupted`, which is the truth and not the
- * reason. `withDeadline` says `TimedOut`. After it the connection is gone: where
+ * reason. `withDeadline` says `TimedOut`. Then the connection is gone: where
  * half a message may have been read or written, there is no way to go on.
  *
  * Try it:
  * - `--loss 60 --requests 10`: more retries, and perhaps a failure.
  * - `--seed 7` twice: the same datagrams are lost.
- * - `server` alone, and `kill -STOP` it: nobody answers, and nobody is told.
+ * - `server`, and `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | xxd`. After
+ *   `kill -STOP` of the server: nothing comes, and nobody is told.
  *
  * What is still missing: all of this serves one client at a time. Lesson 12
  * serves many, and uses a deadline for those that fall silent.
@@ -290,7 +291,7 @@ export class Requester {
 
 /** Options of {@linkcode demo}. */
 export interface DemoOptions extends ServerOptions {
-  /** How many datagrams of 100 the relay loses; as many come twice. */
+  /** How many datagrams of 100 the relay loses; of the others as many double. */
   loss?: number;
   /** What the relay's choices depend on; 0 takes another each time. */
   seed?: number;
@@ -482,12 +483,11 @@ class Relay {
       const nth = this.#seen.get(key) ?? 0;
       this.#seen.set(key, nth + 1);
       const random = randomNumbers(seed + id * 1009 + nth * 9176);
-      const fate = random() * 100;
-      if (fate < loss) this.#counts.lost++;
+      if (random() * 100 < loss) this.#counts.lost++;
       else {
         this.#counts.passed++;
         send(random() * MAX_DELAY);
-        if (fate > 100 - loss) {
+        if (random() * 100 < loss) {
           this.#counts.doubled++;
           send(random() * MAX_DELAY);
         }

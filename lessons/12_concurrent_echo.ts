@@ -133,6 +133,23 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
   let wake = () => {}; // Is called when a client leaves.
   const someoneLeaves = () => new Promise<void>((resolve) => wake = resolve);
   let isFull = false;
+  let isTooLate = false; // Who is still there after the drain timeout.
+
+  const serve = async (conn: Deno.TcpConn) => {
+    try {
+      await echo(conn, idleTimeout, served);
+    } catch (error) {
+      const why = isTooLate
+        ? `has not finished in ${drainTimeout} ms`
+        : `is gone: ${describeError(error)}`;
+      trace(`client ${why}`);
+    } finally {
+      trace("close", "to peer");
+      conn[Symbol.dispose]();
+      clients.delete(conn);
+      wake();
+    }
+  };
   try {
     while (!signal?.aborted) {
       let conn: Deno.TcpConn;
@@ -158,15 +175,7 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
       trace(`accept ${formatAddress(conn.remoteAddr)}`);
 
       // Not awaited: the loop goes on to the next client.
-      const serving = echo(conn, idleTimeout, served)
-        .catch((error) => trace(`client is gone: ${describeError(error)}`))
-        .finally(() => {
-          trace("close", "to peer");
-          conn[Symbol.dispose]();
-          clients.delete(conn);
-          wake();
-        });
-      clients.set(conn, serving);
+      clients.set(conn, serve(conn));
       while (maxConnections > 0 && clients.size >= maxConnections) {
         await abortable(someoneLeaves(), signal).catch(() => {});
         if (signal?.aborted) break;
@@ -178,6 +187,7 @@ export async function server(options: ServerOptions = {}): Promise<Served> {
     trace("close listener");
     const finished = Promise.all(clients.values());
     await withDeadline(finished, drainTimeout, () => {
+      isTooLate = true;
       for (const conn of clients.keys()) conn[Symbol.dispose]();
     }).catch(() => {});
     await finished;
@@ -350,8 +360,9 @@ export async function client(options: ClientOptions): Promise<number> {
       sorted[Math.ceil(sorted.length * part) - 1]?.toFixed(2) ?? "-";
     await print(
       `${clients} clients, ${clients * messages} messages, ${lost} lost, ` +
-        `${corrupted} corrupted, ${Math.round(latencies.length / seconds)} ` +
-        `messages/s, p50 ${percentile(0.5)} ms, p99 ${percentile(0.99)} ms`,
+        `${corrupted} corrupted\n` +
+        `${Math.round(latencies.length / seconds)} messages/s, ` +
+        `p50 ${percentile(0.5)} ms, p99 ${percentile(0.99)} ms`,
     );
     return lost > 0 || corrupted > 0 ? 1 : 0;
   } finally {

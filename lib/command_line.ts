@@ -80,7 +80,7 @@ export function flagOption(help: string): FlagOption {
 }
 
 /** `--quiet`, an option of every mode. */
-export const quietOption = { quiet: flagOption("no trace and no diagram") };
+export const quietOption = { quiet: flagOption("no trace, no diagram") };
 
 /** The options of every server. */
 export const serverOptions = {
@@ -519,7 +519,7 @@ function helpText(lesson: Lesson): string {
       const value =
         { text: " TEXT", integer: " NUMBER", flag: "" }[option.kind];
       const usual = option.kind === "flag" ? "" : ` [${option.default}]`;
-      lines.push(`  ${`--${key}${value}`.padEnd(22)}${option.help}${usual}`);
+      lines.push(`  ${`--${key}${value}`.padEnd(24)}  ${option.help}${usual}`);
     }
   }
   lines.push("", "--help or -h prints this.");

@@ -59,7 +59,7 @@ export async function copyLesson(
   if (path === undefined || path === "lib/copy_lesson.ts") {
     names.delete("copy_lesson");
     throw new UsageError(
-      `no lesson ${JSON.stringify(name)}, there are ${
+      `no lesson or module ${JSON.stringify(name)}, there are ${
         [...names.keys()].join(", ")
       }`,
     );
@@ -206,10 +206,10 @@ if (import.meta.main) {
           else {
             await Deno.writeFile(out, bytes, { createNew: !force })
               .catch((error) => {
-                const exists = error instanceof Deno.errors.AlreadyExists;
-                failed(
-                  `write ${out}${exists ? " (--force writes over it)" : ""}`,
-                )(error);
+                if (error instanceof Deno.errors.AlreadyExists) {
+                  throw new Error(`${out} exists: --force writes over it`);
+                }
+                failed(`write ${out}`)(error);
               });
           }
         },

@@ -10,7 +10,7 @@
  * stands for goes on, and its result is thrown away.
  *
  * @param promise What to wait for.
- * @param signal What ends the waiting.
+ * @param signal What ends the waiting; without one, nothing does.
  * @returns The result of `promise`.
  * @throws The error of `promise`, or the signal's reason.
  *
@@ -43,7 +43,7 @@ export function abortable<T>(
 
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
- * Deno's cannot be called back: it goes on until its connection is closed, so
+ * Deno's cannot be cancelled: it goes on until its connection is closed, so
  * close it in `giveUp`, unless somebody will wait for it again.
  *
  * @param promise What to wait for.

@@ -66,7 +66,8 @@ Deno.test("README's deno task commands are there, and copy copies", async () => 
   assert(copies.length >= 2);
   const folder = await Deno.makeTempDir();
   for (const command of copies) {
-    const [, , , name, out] = command.split(" ");
+    const [, , , name, path] = command.split(" ");
+    const out = path.split("/").at(-1);
     const args = ["task", "copy", name, `${folder}/${out}`];
     assertEquals((await runDeno(args)).code, 0);
     const text = await Deno.readTextFile(`${folder}/${out}`);

@@ -131,7 +131,8 @@ export class LessonProcess implements AsyncDisposable {
     await this.endInput();
     const decoder = new TextDecoder();
     const stdout = decoder.decode(bytes);
-    return { code, bytes, stdout, stderr: decoder.decode(err) };
+    const stderr = withoutDownloads(decoder.decode(err));
+    return { code, bytes, stdout, stderr };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -218,8 +219,14 @@ export async function runDeno(
   return {
     code,
     stdout: decoder.decode(stdout),
-    stderr: decoder.decode(stderr),
+    stderr: withoutDownloads(decoder.decode(stderr)),
   };
+}
+
+/** With a new cache Deno itself says, in color or not, what it fetches. */
+function withoutDownloads(stderr: string): string {
+  const line = /^(?:\P{L}+m)*Download(?:\P{L}+m)? https?:.*\n/gmu;
+  return stderr.replaceAll(line, "");
 }
 
 /** The cells of the table behind `title`, without its head. */
@@ -257,6 +264,8 @@ export async function isFree(port: number): Promise<boolean> {
     return false;
   } catch (error) {
     if (error instanceof Deno.errors.ConnectionRefused) return true;
+    // It was still in the queue of a server that ended just now.
+    if (error instanceof Deno.errors.ConnectionReset) return false;
     throw error;
   }
 }

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { server } from "../lessons/12_concurrent_echo.ts";
+import { jainsIndex, server } from "../lessons/12_concurrent_echo.ts";
 import { exchange, reset } from "./peers.ts";
 import {
+  descendants,
   hasProgram,
   isFree,
   LessonProcess,
@@ -30,7 +31,7 @@ async function isServed(conn: Deno.TcpConn): Promise<boolean> {
 /** The numbers of the client's summary. */
 function summary(stdout: string) {
   const match = stdout.match(
-    /^(\d+) clients, (\d+) messages, (\d+) lost, (\d+) corrupted\n\d+ messages\/s, p50 [\d.]+ ms, p99 [\d.]+ ms\nclient done!!$/m,
+    /^(\d+) clients, (\d+) messages, (\d+) lost, (\d+) corrupted\n\d+ messages\/s, p50 [\d.]+ ms, p99 [\d.]+ ms\n.+: Jain's index [\d.]+, \d+ clients without an echo\nclient done!!$/m,
   );
   assert(match, stdout);
   const [clients, messages, lost, corrupted] = match!.slice(1).map(Number);
@@ -68,6 +69,134 @@ Deno.test("12 demo: ten thousand clients", {
   assertEquals(code, 0);
   const { lost, corrupted } = summary(stdout);
   assertEquals([lost, corrupted], [0, 0]);
+});
+
+/** What the client's last line says of its clients. */
+function fairness(stdout: string) {
+  const match = stdout.match(
+    /^(.+): Jain's index ([\d.]+), (\d+) clients without an echo$/m,
+  );
+  assert(match, stdout);
+  const [, when, index, starved] = match!;
+  return { when, index: Number(index), starved: Number(starved) };
+}
+
+Deno.test("12 demo: of a thousand busy clients, none is left out", async () => {
+  const { code, stdout } = await run(LESSON, [
+    "--clients=1000",
+    "--messages=20",
+  ]);
+  assertEquals(code, 0);
+  const { when, index, starved } = fairness(stdout);
+  // No clock in it: when one has got all of its 20, the others have got many.
+  assertEquals([when, starved], ["when the first one was done", 0]);
+  assert(index > 0.9, stdout);
+});
+
+Deno.test("12 server and client do without the gate, if they are told to", async () => {
+  const args = ["--clients=300", "--messages=5", "--no-gate"];
+  const { code, stdout } = await run(LESSON, args);
+  assertEquals(code, 0);
+  assertEquals(summary(stdout).messages, 1500);
+});
+
+Deno.test("12 client --duration goes on for so long, and loses nothing", async () => {
+  const args = ["--clients=20", "--duration=1000", "--messages=1"];
+  const { code, stdout } = await run(LESSON, args);
+  assertEquals(code, 0);
+  const { messages, lost, corrupted } = summary(stdout);
+  assert(messages > 20, stdout);
+  assertEquals([lost, corrupted], [0, 0]);
+  const { when } = fairness(stdout);
+  assertEquals(when, "after 1000 ms");
+});
+
+Deno.test("12 client says who has had nothing", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const all = ["client", `--port=${listener.addr.port}`, "--clients=4"];
+  await using client = new LessonProcess(LESSON, [
+    ...all,
+    "--messages=3",
+    "--size=5",
+  ]);
+  // It echoes two of four, and only then ends the others.
+  const conns: Deno.TcpConn[] = [];
+  for (let i = 0; i < 4; i++) conns.push(await listener.accept());
+  const buffer = new Uint8Array(5);
+  for (const conn of conns.slice(0, 2)) {
+    for (let i = 0; i < 3; i++) {
+      assertEquals(await conn.read(buffer), 5);
+      await conn.write(buffer);
+    }
+    assertEquals(await conn.read(buffer), null); // It is done.
+  }
+  for (const conn of conns) conn.close();
+  const { code, stdout } = await client.result();
+  assertEquals(code, 1);
+  assertEquals(summary(stdout).lost, 6);
+  // The first one was done before the second one had anything.
+  assertEquals(fairness(stdout), {
+    when: "when the first one was done",
+    index: 0.25,
+    starved: 3,
+  });
+});
+
+Deno.test("12 jainsIndex() is 1 for all the same, 1/n for one with all", () => {
+  assertEquals(jainsIndex([5, 5, 5, 5]), 1);
+  assertEquals(jainsIndex([0, 0, 7, 0]), 0.25);
+  assertEquals(jainsIndex([1, 3]), 0.8);
+  assertEquals(jainsIndex([0, 0]), 0);
+});
+
+for (const nagle of [false, true]) {
+  const set = nagle ? "leaves" : "turns";
+  Deno.test(`12 server ${set} Nagle's algorithm ${nagle ? "on" : "off"}`, {
+    ignore: !await hasProgram("strace"),
+  }, async () => {
+    const trace = await Deno.makeTempFile();
+    const { process, port } = await startServer(nagle ? ["--nagle"] : [], {
+      wrapper: (
+        command,
+      ) => ["strace", "-f", "-o", trace, "-e", "trace=setsockopt", ...command],
+    });
+    {
+      await using _ = process;
+      using conn = await Deno.connect({ hostname: LOOPBACK, port });
+      assert(await isServed(conn));
+      for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
+      await conn.closeWrite();
+      await process.result();
+    }
+    const calls = await Deno.readTextFile(trace);
+    await Deno.remove(trace);
+    assertEquals(/TCP_NODELAY, \[1\]/.test(calls), !nagle, calls);
+  });
+}
+
+Deno.test("12 server --buffer-size reads no more at a time", {
+  ignore: !await hasProgram("strace"),
+}, async () => {
+  for (const [size, most] of [[1000, 1000], [0, 384 * 1024]]) {
+    const trace = await Deno.makeTempFile();
+    const { process, port } = await startServer([`--buffer-size=${size}`], {
+      wrapper: (
+        command,
+      ) => ["strace", "-f", "-o", trace, "-e", "trace=recvfrom", ...command],
+    });
+    {
+      await using _ = process;
+      const sent = "x".repeat(2_000_000);
+      assertEquals(await exchange(port, sent), sent);
+      for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
+      await process.result();
+    }
+    const calls = (await Deno.readTextFile(trace))
+      .matchAll(/recvfrom\(\d+, .*, (\d+), 0, /g);
+    await Deno.remove(trace);
+    const sizes = [...calls].map(([, size]) => Number(size));
+    assertEquals(Math.max(...sizes), most);
+  }
 });
 
 Deno.test("12 demo with large messages", async () => {
@@ -132,7 +261,7 @@ Deno.test("12 client without a server loses everything, and says why", async () 
   assertEquals(code, 1);
   assertMatch(
     stdout,
-    /^3 clients, 6 messages, 6 lost, 0 corrupted\n0 messages\/s, p50 - ms/,
+    /^3 clients, 6 messages, 6 lost, 0 corrupted\n0 messages\/s, p50 - ms, p99 - ms\nat the end: Jain's index 0.000, 3 clients without an echo\n/,
   );
   assert(stdout.endsWith("\nclient done!!\n"), stdout);
   assertEquals(
@@ -384,6 +513,10 @@ Deno.test("12 refuses numbers that are none", async () => {
       ["server", "--idle-timeout=-1"],
       ["server", "--drain-timeout=x"],
       ["server", "--clients=1"],
+      ["server", "--buffer-size=-1"],
+      ["server", "--duration=5"],
+      ["client", "--duration=1s"],
+      ["client", "--nagle"],
       ["client", "--backlog=1"],
     ]
   ) assertEquals((await run(LESSON, args)).code, 2, args.join(" "));

@@ -494,9 +494,9 @@ function fileName(lesson: Lesson): string {
 
 /** What `--help` prints: title, usage, and for each mode command and options. */
 function helpText(lesson: Lesson): string {
-  const folder = lesson.url.split("/").at(-2)!;
-  const inRepo = ["lessons", "lib"].includes(folder);
-  const path = (inRepo ? `${folder}/` : "") + fileName(lesson);
+  // A copy is run from where it is, the others from the repository's root.
+  const [path] = decodeURIComponent(lesson.url)
+    .match(/(?:(?:lessons|lib|tests\/bench)\/)?[^/]+$/)!;
   const names = Object.keys(lesson.modes);
   const lines = [
     lesson.title,

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { formatTable } from "../lib/table.ts";
+import { formatBar, formatTable } from "../lib/table.ts";
 
 Deno.test("formatTable() aligns text left and numbers right", () => {
   assertEquals(
@@ -28,4 +28,14 @@ Deno.test("formatTable() makes only the head bold", () => {
   const [head, row] = formatTable(["a"], [["b"]], { color: true }).split("\n");
   assertEquals([head, row], ["\x1b[1ma\x1b[22m", "b"]);
   assert(!formatTable(["a"], [["b"]]).includes("\x1b"), "in a pipe");
+});
+
+Deno.test("formatBar() draws in proportion, and never too much", () => {
+  assertEquals(formatBar(50, 100, 10), "#####");
+  assertEquals(formatBar(100, 100, 10), "##########");
+  assertEquals(formatBar(1, 100, 10), "#"); // Something is not nothing.
+  assertEquals(formatBar(200, 100, 10), "##########");
+  for (const [value, largest] of [[0, 9], [-1, 9], [NaN, 9], [0, 0], [1, 0]]) {
+    assertEquals(formatBar(value, largest), "");
+  }
 });

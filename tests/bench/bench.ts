@@ -1,0 +1,550 @@
+/**
+ * Echo servers side by side, under the same load: `deno task bench`.
+ *
+ * The servers run at the same time, but only one has anything to do: a round
+ * puts a short load on each of them, one after the other, and then comes the
+ * next round. What the machine does meanwhile happens to all. Figures are
+ * medians of the rounds; a ratio is the median of each round's own ratio.
+ *
+ * @module
+ */
+
+import { jainsIndex } from "../../lessons/12_concurrent_echo.ts";
+import { textLines } from "../../lib/child.ts";
+import {
+  integerOption,
+  type Io,
+  mode,
+  runLesson,
+  UsageError,
+  type Values,
+} from "../../lib/command_line.ts";
+import { Progress } from "../../lib/progress.ts";
+import { formatBar, formatTable } from "../../lib/table.ts";
+import type { Load, LoadResult } from "./load.ts";
+
+const path = (name: string) => new URL(name, import.meta.url).pathname;
+const deno = (script: string, ...flags: string[]) => [
+  ...[Deno.execPath(), "run", ...flags],
+  path(script),
+];
+const lesson = (name: string, flags: string[], ...options: string[]) => [
+  ...deno(`../../lessons/${name}.ts`, ...flags),
+  ...["server", "--host=127.0.0.1", "--port=0", "--quiet", "--child"],
+  ...options,
+];
+const lesson12 = (...options: string[]) =>
+  lesson("12_concurrent_echo", ["--allow-net"], ...options);
+
+const LESSON = "lesson 12";
+const NO_GATE = "lesson 12 --no-gate";
+const NODE = "node:net in Node";
+
+/** How each server is started. All of them end with their standard input. */
+const SERVERS: Record<string, string[]> = {
+  [LESSON]: lesson12(),
+  [NO_GATE]: lesson12("--no-gate"),
+  "the same, IO_EVENTS=100": [
+    ...["env", "DENO_TOKIO_MAX_IO_EVENTS_PER_TICK=100"],
+    ...lesson12("--no-gate"),
+  ],
+  "lesson 12, 16 KiB": lesson12("--buffer-size=16384"),
+  "the same, --nagle": lesson12("--buffer-size=16384", "--nagle"),
+  "lesson 02": lesson("02_tcp_echo", ["--allow-net"], "--connections=0"),
+  "for await, readable": deno("servers/for_await.ts", "--allow-net"),
+  "pipeTo": deno("servers/pipe_to.ts", "--allow-net"),
+  "node:net in Deno": deno("servers/node_net.mjs", "--allow-net"),
+  [NODE]: ["node", path("servers/node_net.mjs")],
+  "lesson 06": lesson(
+    "06_udp_echo",
+    ["--allow-net", "--unstable-net"],
+    "--messages=0",
+  ),
+  "for await, datagrams": deno(
+    "servers/for_await_udp.ts",
+    "--allow-net",
+    "--unstable-net",
+  ),
+  "node:dgram in Deno": deno("servers/node_dgram.mjs", "--allow-net"),
+  "node:dgram in Node": ["node", path("servers/node_dgram.mjs")],
+};
+
+const CONCURRENT = [LESSON, NO_GATE, "for await, readable", "pipeTo"]
+  .concat("node:net in Deno", NODE);
+const ONE_BY_ONE = [LESSON, "lesson 02", ...CONCURRENT.slice(2)];
+
+type Options = Io & Values<typeof OPTIONS>;
+const OPTIONS = {
+  rounds: integerOption("rounds, each server once in each", 5, 1, 1000),
+  time: integerOption("milliseconds of a load", 250, 10, 60_000),
+};
+
+/** What can be run alone, by name. */
+const PARTS: Record<string, (options: Options) => Promise<void>> = {
+  full_io: fullIo,
+  messages: (options) =>
+    compare(options, "64-byte messages, 100 connections", CONCURRENT, {
+      connections: 100,
+      size: 64,
+    }),
+  one: (options) =>
+    compare(options, "64-byte messages, one connection", ONE_BY_ONE, {
+      connections: 1,
+      size: 64,
+    }),
+  stream: (options) =>
+    compare(
+      options,
+      "A stream in writes of 64 KiB, one connection",
+      ONE_BY_ONE,
+      {
+        connections: 1,
+        size: 64 * 1024,
+        stream: true,
+      },
+    ),
+  large: (options) =>
+    compare(options, "64-KiB messages, 300 connections", [
+      ...[LESSON, "lesson 12, 16 KiB", "the same, --nagle"],
+      ...[NO_GATE, "node:net in Deno", NODE],
+    ], { connections: 300, size: 64 * 1024 }),
+  datagrams: (options) =>
+    compare(options, "64-byte datagrams, 100 sockets", [
+      ...["lesson 06", "for await, datagrams", "node:dgram in Deno"],
+      "node:dgram in Node",
+    ], { connections: 100, size: 64, udp: true }),
+  connections: manyConnections,
+  fairness,
+  memory,
+  start,
+};
+
+/** A process that prints lines, and ends with its standard input. */
+class Child implements AsyncDisposable {
+  readonly pid: number;
+  readonly #status: Promise<unknown>;
+  readonly #lines: AsyncGenerator<string, undefined>;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
+
+  /** Starts it on one core, if there is `taskset`. */
+  constructor(command: string[], core: string) {
+    if (has("taskset")) command = ["taskset", "-c", core, ...command];
+    const child = new Deno.Command(command[0], {
+      args: command.slice(1),
+      stdin: "piped",
+      stdout: "piped",
+      detached: true, // From Ctrl+C: this process ends it, in good order.
+    }).spawn();
+    this.pid = child.pid;
+    this.#status = child.status;
+    this.#lines = textLines(child.stdout);
+    this.#input = child.stdin.getWriter();
+  }
+
+  async write(line: string): Promise<void> {
+    await this.#input.write(new TextEncoder().encode(line + "\n"));
+  }
+
+  /** The next line that it prints. */
+  async line(): Promise<string> {
+    const { value } = await this.#lines.next();
+    if (value === undefined) throw new Error("A process ended too soon");
+    return value;
+  }
+
+  /** How long it has run on a core, all its threads, in microseconds. */
+  cpuTime(): number {
+    let nanoseconds = 0;
+    for (const { name } of Deno.readDirSync(`/proc/${this.pid}/task`)) {
+      try {
+        const file = `/proc/${this.pid}/task/${name}/schedstat`;
+        nanoseconds += Number(Deno.readTextFileSync(file).split(" ")[0]);
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+        // A thread that has ended just now, as helpers of V8's do.
+      }
+    }
+    return nanoseconds / 1000;
+  }
+
+  /** How much of its memory is in RAM, in bytes. */
+  memory(): number {
+    const status = Deno.readTextFileSync(`/proc/${this.pid}/status`);
+    return 1024 * Number(status.match(/^VmRSS:\s+(\d+) kB$/m)![1]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#input.close().catch(() => {});
+    await this.#lines.return(undefined);
+    await this.#status;
+  }
+}
+
+/** A server that runs, and where it listens. */
+interface Running {
+  name: string;
+  child: Child;
+  port: number;
+}
+
+/** Starts servers, and hands them to `use` when they listen. */
+async function withServers(
+  { signal }: Options,
+  names: string[],
+  use: (servers: Running[]) => Promise<void>,
+): Promise<void> {
+  await using children = new AsyncDisposableStack();
+  const servers: Running[] = [];
+  for (const name of names) {
+    signal.throwIfAborted();
+    if (SERVERS[name][0] === "node" && !has("node")) continue;
+    const child = children.use(new Child(SERVERS[name], cores()[0]));
+    const port = Number((await child.line()).split(":").at(-1));
+    servers.push({ name, child, port });
+  }
+  await use(servers);
+}
+
+/** Starts a load generator, on a core of its own if it is to be `beside`. */
+function loadGenerator(beside = false): Child & {
+  make(load: Load): Promise<LoadResult>;
+} {
+  const child = new Child(
+    deno("load.ts", "--allow-ffi"),
+    cores()[beside ? 1 : 0] ?? cores()[0],
+  );
+  return Object.assign(child, {
+    async make(load: Load): Promise<LoadResult> {
+      await child.write(JSON.stringify(load));
+      return JSON.parse(await child.line());
+    },
+  });
+}
+
+/** What one load on one server showed. */
+interface Sample {
+  /** Messages in a second. */
+  rate: number;
+  /** What a message cost the server, in microseconds of a core. */
+  cpu: number;
+  /** How many messages each connection had. */
+  messages: number[];
+}
+
+/** A load without what all have in common. */
+type LoadKind = Omit<Load, "port" | "warmUp" | "duration"> & Partial<Load>;
+
+/** Puts a load on each server in turn, again and again. */
+async function sample(
+  options: Options,
+  title: string,
+  servers: Running[],
+  load: LoadKind,
+  beside = false,
+): Promise<Map<string, Sample[]>> {
+  await using generator = loadGenerator(beside);
+  const samples = new Map(servers.map(({ name }) => [name, [] as Sample[]]));
+  const total = (options.rounds + 1) * servers.length;
+  using progress = new Progress(title, total);
+  let done = 0;
+  for (let round = 0; round <= options.rounds; round++) {
+    for (const { name, child, port } of servers) {
+      options.signal.throwIfAborted();
+      const cpuTime = child.cpuTime();
+      const { elapsed, messages, total } = await generator.make({
+        ...{ duration: options.time, warmUp: 50, ...load },
+        port,
+      });
+      const counted = messages.reduce((sum, one) => sum + one, 0);
+      progress.update(++done);
+      if (round === 0) continue; // The first round only warms up.
+      samples.get(name)!.push({
+        rate: counted / elapsed * 1000,
+        cpu: (child.cpuTime() - cpuTime) / total,
+        messages,
+      });
+    }
+  }
+  return samples;
+}
+
+/** Compares servers under one load, in a table with bars. */
+async function compare(
+  options: Options,
+  title: string,
+  names: string[],
+  load: LoadKind,
+): Promise<void> {
+  await withServers(options, names, async (servers) => {
+    const samples = await sample(options, title, servers, load);
+    const reference = samples.get(names.at(-1)!);
+    // Bytes tell more where messages are large.
+    const [unit, scale] = load.size >= 1024
+      ? ["MB/s", load.size / 1e6]
+      : ["messages/s", 1];
+    const rates = [...samples.values()].map((all) =>
+      median(all.map(({ rate }) => rate * scale))
+    );
+    const rows = [...samples].map(([name, all], i) => [
+      name,
+      Math.round(rates[i]),
+      spread(all.map(({ rate }) => rate * scale)),
+      timesNode(all, reference, (mine, node) => mine.rate / node.rate),
+      median(all.map(({ cpu }) => cpu)).toFixed(1),
+      timesNode(all, reference, (mine, node) => node.cpu / mine.cpu),
+      formatBar(rates[i], Math.max(...rates)),
+    ]);
+    const head = ["server", unit, "least..most", "x Node"]
+      .concat("us of CPU", "x Node", "");
+    await print(options, title, formatTable(head, rows));
+  });
+}
+
+/** How much better than Node, in the median of the rounds. */
+function timesNode(
+  samples: Sample[],
+  reference: Sample[] | undefined,
+  ratio: (mine: Sample, node: Sample) => number,
+): string {
+  if (reference === undefined) return "-"; // There is no node on PATH.
+  return median(samples.map((mine, i) => ratio(mine, reference[i]))).toFixed(2);
+}
+
+/** What a message costs as connections grow. */
+async function manyConnections(options: Options): Promise<void> {
+  const title = "64-byte messages, microseconds for each";
+  const counts = [1, 10, 100, 1000];
+  const names = [LESSON, NO_GATE, NODE];
+  await withServers(options, names, async (servers) => {
+    const columns: Map<string, number>[] = [];
+    for (const connections of counts) {
+      const part = `${title}, ${connections} connections`;
+      const load = { connections, size: 64 };
+      const samples = await sample(options, part, servers, load);
+      columns.push(
+        new Map([...samples].map(([name, all]) => [
+          name,
+          1e6 / median(all.map(({ rate }) => rate)),
+        ])),
+      );
+    }
+    const most = Math.max(...columns.flatMap((it) => [...it.values()]));
+    const rows = servers.flatMap(({ name }) =>
+      counts.map((count, i) => {
+        const cost = columns[i].get(name)!;
+        return [name, count, cost.toFixed(1), formatBar(cost, most)];
+      })
+    );
+    const head = ["server", "connections", "us a message", ""];
+    await print(options, title, formatTable(head, rows));
+  });
+}
+
+/** Who gets how much of a second. */
+async function fairness(options: Options): Promise<void> {
+  const duration = options.time * 4; // A second, if nothing else is said.
+  const title = `${duration} ms of 64-byte messages, 1000 connections`;
+  const names = [LESSON, NO_GATE, "the same, IO_EVENTS=100"]
+    .concat("node:net in Deno", NODE);
+  await withServers(options, names, async (servers) => {
+    // The load is beside the server here: where they take turns on one core,
+    // the server gets all messages at once, and has time for all of them.
+    const load = { connections: 1000, size: 64, warmUp: 0, duration };
+    const samples = await sample(options, title, servers, load, true);
+    const reference = samples.get(NODE);
+    const rows = [...samples].map(([name, all]) => {
+      const index = median(all.map(({ messages }) => jainsIndex(messages)));
+      const starved = all.map(({ messages }) =>
+        messages.filter((count) => count === 0).length
+      );
+      return [
+        name,
+        Math.round(median(all.map(({ rate }) => rate))),
+        timesNode(all, reference, (mine, node) => mine.rate / node.rate),
+        index.toFixed(4),
+        Math.max(...starved),
+        formatBar(index, 1),
+      ];
+    });
+    const head = ["server", "messages/s", "x Node", "Jain's index"];
+    await print(
+      options,
+      title,
+      formatTable([...head, "most without an echo", ""], rows),
+    );
+  });
+}
+
+/** What a connection costs that has nothing to say. */
+async function memory(options: Options): Promise<void> {
+  const connections = Math.min(5000, maxOpenFiles() - 100);
+  const title = `Memory, ${connections} idle connections`;
+  const names = [LESSON, "for await, readable", "pipeTo", "node:net in Deno"]
+    .concat(NODE);
+  const rows: (string | number)[][] = [];
+  await withServers(options, names, async (servers) => {
+    using progress = new Progress(title, servers.length);
+    for (const { name, child, port } of servers) {
+      options.signal.throwIfAborted();
+      await using generator = loadGenerator();
+      const load = { size: 64, warmUp: 0, port };
+      await generator.make({ ...load, connections: 100, duration: 300 });
+      const before = child.memory();
+      await generator.make({ ...load, connections, duration: 0 });
+      const bytes = (child.memory() - before) / connections;
+      rows.push([name, Math.round(bytes)]);
+      progress.update(rows.length);
+    }
+  });
+  const most = Math.max(...rows.map(([, bytes]) => Number(bytes)));
+  const head = ["server", "bytes for each", ""];
+  const table = rows.map((row) => [...row, formatBar(Number(row[1]), most)]);
+  await print(options, title, formatTable(head, table));
+}
+
+/** From the start of a process to its first echo. */
+async function start(options: Options): Promise<void> {
+  const title = "From start to first echo";
+  const names = ["lesson 02", LESSON, "node:net in Deno", NODE]
+    .filter((name) => name !== NODE || has("node"));
+  const times = names.map(() => [] as number[]);
+  {
+    using progress = new Progress(title, options.rounds * names.length);
+    let done = 0;
+    for (let round = 0; round < options.rounds; round++) {
+      for (const [i, name] of names.entries()) {
+        const before = performance.now();
+        await withServers(options, [name], async ([{ port }]) => {
+          using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+          await conn.write(new Uint8Array(1));
+          await conn.read(new Uint8Array(1));
+          times[i].push(performance.now() - before);
+        });
+        progress.update(++done);
+      }
+    }
+  }
+  const medians = times.map(median);
+  const rows = names.map((name, i) => [
+    name,
+    Math.round(medians[i]),
+    spread(times[i]),
+    formatBar(medians[i], Math.max(...medians)),
+  ]);
+  const head = ["server", "ms", "least..most", ""];
+  await print(options, title, formatTable(head, rows));
+}
+
+/** `readFull` and `writeFull` against the same by hand, by `deno bench`. */
+async function fullIo(options: Options): Promise<void> {
+  const title = "readFull and writeFull, nanoseconds a call";
+  const times = new Map<string, number[]>();
+  for (let round = 1; round <= options.rounds; round++) {
+    using progress = new Progress(title, options.rounds);
+    progress.update(round - 1);
+    const { stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["bench", "--json", "--allow-net", path("full_io_bench.ts")],
+      stderr: "null",
+      detached: true,
+      signal: options.signal,
+    }).output();
+    options.signal.throwIfAborted();
+    const { benches } = JSON.parse(new TextDecoder().decode(stdout));
+    for (const { group, name, results: [{ ok }] } of benches) {
+      const key = `${group}, ${name}`;
+      // Each run is 1000 calls. The least of the runs is without interruption.
+      times.set(key, [...times.get(key) ?? [], ok.min / 1000]);
+    }
+  }
+  const all = [...times];
+  const rows = all.map(([key, mine], i) => {
+    const byHand = all[i - i % 2][1]; // They come in pairs.
+    const more = median(mine.map((time, round) => time - byHand[round]));
+    const ratio = median(mine.map((time, round) => time / byHand[round]));
+    return [key, median(mine).toFixed(1)]
+      .concat(i % 2 === 0 ? ["", ""] : [more.toFixed(1), ratio.toFixed(3)]);
+  });
+  const head = ["what", "ns", "more", "ratio"];
+  await print(options, title, formatTable(head, rows));
+}
+
+/** Prints a table under its title. */
+async function print(options: Options, title: string, table: string) {
+  await options.print(`${title}\n\n${table}\n`);
+}
+
+function median(numbers: number[]): number {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? sorted[middle]
+    : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+function spread(numbers: number[]): string {
+  const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
+  return `${Math.round(least)}..${Math.round(most)}`;
+}
+
+/** The cores that this process may run on. */
+function cores(): string[] {
+  const status = Deno.readTextFileSync("/proc/self/status");
+  const list = status.match(/^Cpus_allowed_list:\s+(\S+)$/m)![1];
+  return list.split(",").flatMap((range) => {
+    const [first, last = first] = range.split("-").map(Number);
+    return Array.from({ length: last - first + 1 }, (_, i) => `${first + i}`);
+  });
+}
+
+/** How many descriptors a process may have, as far as it can be raised. */
+function maxOpenFiles(): number {
+  const limits = Deno.readTextFileSync("/proc/self/limits");
+  const [, most] = limits.match(/^Max open files +\d+ +(\w+)/m)!;
+  return most === "unlimited" ? Infinity : Number(most);
+}
+
+/** Whether a program is on PATH. */
+function has(program: string): boolean {
+  const folders = (Deno.env.get("PATH") ?? "").split(":");
+  return folders.some((folder) => {
+    try {
+      return Deno.statSync(`${folder}/${program}`).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+await runLesson({
+  url: import.meta.url,
+  title: "Echo servers side by side, under the same load",
+  modes: {
+    bench: mode({
+      help: "all parts, or those named: " + Object.keys(PARTS).join(", "),
+      flags: ["--allow-all"],
+      options: OPTIONS,
+      operands: "PART",
+      async run(options) {
+        const names = options.args.length > 0
+          ? options.args
+          : Object.keys(PARTS);
+        for (const name of names) {
+          if (Object.hasOwn(PARTS, name)) continue;
+          const all = Object.keys(PARTS).join(", ");
+          throw new UsageError(
+            `unknown part ${JSON.stringify(name)}, expected some of ${all}`,
+          );
+        }
+        const pinned = has("taskset")
+          ? `server and load on core ${cores()[0]}`
+          : "no taskset: servers and load on any core";
+        await options.print(
+          `Deno ${Deno.version.deno}, ${cores().length} cores, ` +
+            `${new Date().toISOString().slice(0, 10)}; ${options.rounds} ` +
+            `rounds of ${options.time} ms; ${pinned}\n`,
+        );
+        for (const name of names) await PARTS[name](options);
+      },
+    }),
+  },
+});

@@ -43,26 +43,29 @@
  *
  * The buffer: one for each connection, used again for each read, and four times
  * larger as soon as a read fills it, from 1.5 KiB to 384 KiB. The system calls
- * are those of a server in C, one read and one write a message; what costs is
- * to allocate, so a new buffer for each read, `for await` over `conn.readable`
- * and `pipeTo` run at half the speed or less: `deno task bench`.
+ * are those of a server in C, one read and one write a message. What costs is a
+ * new buffer with each read, and streams: `for await` over `conn.readable`
+ * and `pipeTo` serve a hundred clients at half the speed or less, as `deno task
+ * bench` of this repository shows.
  *
  * Why it grows: a message of 64 KiB through a buffer of 16 KiB takes four reads
  * and four writes. The kernel sends the first part at once, and holds the next
- * one back until that is acknowledged (Nagle's algorithm: no second small
- * packet on its way). But the client does not acknowledge it at once: it waits
- * some 40 ms for data that the acknowledgment could go with (delayed ACK), and
- * has none before it has the whole message. TCP_NODELAY turns Nagle's algorithm
- * off. Here are both cures: few writes, and TCP_NODELAY for those that are.
+ * one back until that is acknowledged, because it does not fill a packet
+ * (Nagle's algorithm; on loopback a packet has 64 KiB, on Ethernet it would be
+ * the last piece of each write). But the client does not acknowledge it at once:
+ * it waits some 40 ms for data that the acknowledgment could go with (delayed
+ * ACK), and has none before it has the whole message. TCP_NODELAY turns Nagle's
+ * algorithm off. Here are both cures: few writes, and TCP_NODELAY for the rest.
  *
  * Try it:
  * - `server`, and `client --clients 1000 --messages 20` in another terminal.
  * - `--clients 1000 --messages 20 --no-gate`, and without `--no-gate`: how many
  *   clients have no echo at all when the first one has its 20, and Jain's index:
- *   1 if all have the same, 0.2 as if a fifth had everything. (It takes two: in
- *   this exchange one side with a gate holds the other one back.)
+ *   1 if all have the same, 0.2 as if a fifth of them shared everything. (Both
+ *   sides do without: a gate on one side alone slows the other one down so much
+ *   that it has no crowd.)
  * - `--clients 1 --size 65536 --buffer-size 16384 --nagle`: 23 messages a second,
- *   43 ms for each; without `--nagle` a thousand and more.
+ *   43 ms for each; without `--nagle` half of them take less than one.
  * - `server --idle-timeout 2000`, and `nc 127.0.0.1 9527` that types nothing.
  * - `(ulimit -n 64; ... server)`: more clients than descriptors.
  * - Ctrl+C while a `nc` is connected: it ends when nc does, or in five seconds.
@@ -117,9 +120,9 @@ export interface ServerOptions {
   drainTimeout?: number;
   /** Bytes of each client's buffer, 0 by default: it grows as it is filled. */
   bufferSize?: number;
-  /** Leaves Nagle's algorithm on. */
+  /** Leaves Nagle's algorithm on; by default it is turned off. */
   nagle?: boolean;
-  /** Leaves it to Deno's loop who is served. */
+  /** Leaves it to Deno's loop who is served; by default a gate does. */
   noGate?: boolean;
   /** Stops accepting, and ends the server when its clients have finished. */
   signal?: AbortSignal;
@@ -250,7 +253,9 @@ async function echo(
       if (count === buffer.length && count < largest) {
         buffer = new Uint8Array(count * 4);
       }
-      // In a crowd: those first who have not been served.
+      // In a crowd: those first who have not been served. To wait for them is
+      // not to be silent.
+      idle?.pause();
       await gate?.pass(conn);
       idle?.reset();
     }
@@ -283,6 +288,11 @@ class IdleTimer implements Disposable {
     this.#lastActive = performance.now();
   }
 
+  /** It is not the client that is waited for, until the next `reset`. */
+  pause() {
+    this.#lastActive = Infinity;
+  }
+
   /**
    * A write that counts, also if it is a part. A reader is silent only when it
    * is so slow that the kernel takes nothing more for so long.
@@ -294,7 +304,10 @@ class IdleTimer implements Disposable {
   }
 
   #check() {
-    const left = this.#lastActive + this.#idleTimeout - performance.now();
+    const left = Math.min(
+      this.#lastActive + this.#idleTimeout - performance.now(),
+      this.#idleTimeout,
+    );
     this.isOver = left <= 0;
     if (this.isOver) this.#conn[Symbol.dispose]();
     else this.#timer = setTimeout(() => this.#check(), left);
@@ -321,11 +334,11 @@ export interface ClientOptions {
   clients?: number;
   /** How many messages on each, 100 by default. */
   messages?: number;
-  /** For how long instead, in milliseconds; 0 by default. */
+  /** For how long instead, in milliseconds; by default 0: by the number. */
   duration?: number;
   /** How many bytes each message has, 64 by default. */
   size?: number;
-  /** Leaves it to Deno's loop whose echo is read. */
+  /** Leaves it to Deno's loop whose echo is read; by default a gate does. */
   noGate?: boolean;
   /** Prints a line. */
   print: (line: string) => unknown;
@@ -338,7 +351,8 @@ export interface ClientOptions {
 /**
  * Puts load on an echo server, and checks every byte that comes back.
  *
- * @returns 0, or 1 if anything was lost or corrupted.
+ * @returns 0, or 1 if anything was lost or corrupted, or a connection failed.
+ * @throws The signal's reason, when it is aborted.
  */
 export async function client(options: ClientOptions): Promise<number> {
   const { hostname = "127.0.0.1", port = 9527, print, report, signal } =
@@ -374,9 +388,8 @@ export async function client(options: ClientOptions): Promise<number> {
     fairness ||= `${when}: Jain's index ${jainsIndex(echoes).toFixed(3)}, ` +
       `${echoes.filter((count) => count === 0).length} clients without an echo`;
   };
-  const timer = duration > 0
-    ? setTimeout(compare, duration, `after ${duration} ms`)
-    : undefined;
+  const end = duration > 0 ? `after ${duration} ms` : "at the end";
+  const timer = duration > 0 ? setTimeout(compare, duration, end) : undefined;
   const isOver = (count: number) =>
     duration > 0 ? performance.now() - start >= duration : count >= messages;
 
@@ -388,6 +401,7 @@ export async function client(options: ClientOptions): Promise<number> {
     // Filled and compared in words of four bytes, which is faster.
     const words = new Uint32Array(Math.ceil(size / 4));
     const message = new Uint8Array(words.buffer, 0, size);
+    const padding = new Uint8Array(words.buffer, size);
     const replyWords = new Uint32Array(words.length);
     const reply = new Uint8Array(replyWords.buffer, 0, size);
     while (!isOver(echoes[number])) {
@@ -396,7 +410,7 @@ export async function client(options: ClientOptions): Promise<number> {
       for (let i = 0; i < words.length; i++) {
         words[i] = state = Math.imul(state, 1664525) + 1013904223;
       }
-      new Uint8Array(words.buffer).fill(0, size); // Not sent, so not different.
+      padding.fill(0); // It is not sent, so it is 0 in the reply as well.
       const sentAt = performance.now();
       const [, echo] = await Promise.all([
         writeFull(conn, message).catch(failed("write failed!")),
@@ -422,7 +436,7 @@ export async function client(options: ClientOptions): Promise<number> {
   const seconds = (performance.now() - start) / 1000;
   progress[Symbol.dispose]();
   clearTimeout(timer);
-  compare("at the end");
+  compare(end);
   signal?.removeEventListener("abort", close);
   try {
     signal?.throwIfAborted();
@@ -519,7 +533,7 @@ if (import.meta.main) {
   const loads = {
     clients: integerOption("connections at once", 100, 1, 100_000),
     messages: integerOption("messages on each", 100, 1, 1_000_000),
-    duration: milliseconds("go on for so long instead, 0: do not", 0),
+    duration: milliseconds("go on so long, not by number; 0: do not", 0),
     size: integerOption("bytes of each message", 64, 1, 2 ** 26),
     ...noGate,
   };

@@ -496,7 +496,7 @@ function fileName(lesson: Lesson): string {
 function helpText(lesson: Lesson): string {
   // A copy is run from where it is, the others from the repository's root.
   const [path] = decodeURIComponent(lesson.url)
-    .match(/(?:(?:lessons|lib|tests\/bench)\/)?[^/]+$/)!;
+    .match(/(?:(?<=\/)(?:lessons|lib|tests\/bench)\/)?[^/]+$/)!;
   const names = Object.keys(lesson.modes);
   const lines = [
     lesson.title,

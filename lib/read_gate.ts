@@ -7,20 +7,22 @@
  * connections that were served just now, whose clients have answered meanwhile,
  * are news. They go first, again and again, and some of the others never.
  *
- * The cure: while there is a crowd, who has been served waits before it reads
- * again, in a queue, first in, first out. So the loop has only those left who
+ * The cure: while there is a crowd, whoever has been served waits before it
+ * reads again, in a queue, first in, first out. So the loop has only those left who
  * have not been served, and gets to all of them. Then the queue is let go, a
  * few at a time.
  *
  * @module
  */
 
-/** A turn that serves so many is a crowd: a little less than Deno's limit. */
+/** A turn that serves so many has a crowd: a little less than Deno's limit. */
 const CROWD = 112;
-/** How many may be out at once; more are no faster, as they miss the cache. */
+/** How many may be out at once: few, as all of them go first when they return. */
 const WINDOW = 8;
 /** How often to look what has become of those let go, in milliseconds. */
 const TICK_TIME = 1;
+/** After so many ticks somebody goes, however many strangers come. */
+const LONGEST_HOLD = 20;
 
 /** Who waits, and the function that lets it go. */
 interface Waiter {
@@ -38,20 +40,20 @@ interface Leavers {
  * A gate that each connection of a server passes before it reads again. As long
  * as there is no crowd, it is open.
  *
- * Who waits: whoever comes after {@linkcode CROWD} others in one turn, and from
- * then on everybody who comes, until the queue is empty.
+ * Who waits: the 112th that comes in one turn of the loop, and from then on
+ * everybody who comes, until the queue is empty.
  *
- * Who is let go: the one that has waited longest, as long as fewer than
- * {@linkcode WINDOW} of those let go are out. But while many strangers come,
- * that is connections that were not let go, nobody is: the loop has not got to
- * all of them yet.
+ * Who is let go: the one that has waited longest, as long as fewer than 8 of
+ * those let go are out. But while many strangers come, that is connections that
+ * were not let go, nobody is: the loop has not got to all of them yet.
  *
- * Why no one waits for ever: strangers become fewer, as they end up in the
- * queue. Who is let go and stays away, because its client is silent, is not
- * counted any more after two ticks of a timer, so that the next may go. Where
- * more than a quarter stay away there is no crowd any more, or there was none
- * but for a moment: the window doubles, until the queue is empty. The timer runs
- * while somebody waits; it lets go even when nobody comes.
+ * Why no one waits for ever: a timer runs while somebody waits, with a tick each
+ * millisecond. Strangers end up in the queue, and become fewer; where they keep
+ * coming, the next 8 go after 20 ticks all the same. Whoever is let go and stays
+ * away, because its client is silent or far, is not counted any more after two
+ * ticks, so that the next may go. Where more than a quarter stay away there is
+ * no crowd any more, or there was one but for a moment: what may be out doubles
+ * with each tick or two, until the queue is empty.
  *
  * @example
  * ```ts
@@ -88,8 +90,9 @@ export class ReadGate {
   #before: Leavers = { count: 0, out: new Set() };
   /** How many came since the last tick that are in neither. */
   #strangers = 0;
-  /** Whether to wait until fewer strangers come. */
+  /** Whether to wait until fewer strangers come, and for how many ticks yet. */
   #isHeld = false;
+  #holdLeft = LONGEST_HOLD;
   #window = WINDOW;
   /** Runs while somebody waits. */
   #timer: ReturnType<typeof setInterval> | undefined;
@@ -124,13 +127,15 @@ export class ReadGate {
   };
 
   #tick = (): void => {
-    // Who is still out has had at least one turn of the loop: it is idle.
+    // Whoever is still out has had at least one turn of the loop: it is idle, or
+    // its client is further away than two ticks.
     const { count, out } = this.#before;
     if (out.size * 4 > count) this.#window *= 2;
     else if (count > 0) this.#window = WINDOW;
     this.#before = this.#lately;
     this.#lately = { count: 0, out: new Set() };
-    this.#isHeld = this.#strangers >= CROWD / 2;
+    this.#isHeld = this.#strangers >= CROWD / 2 && this.#holdLeft-- > 0;
+    if (!this.#isHeld) this.#holdLeft = LONGEST_HOLD;
     this.#strangers = 0;
     this.#letGo();
   };

@@ -85,12 +85,13 @@ Deno.test("12 demo: of a thousand busy clients, none is left out", async () => {
   const { code, stdout } = await run(LESSON, [
     "--clients=1000",
     "--messages=20",
+    "--backlog=1024", // So no connect has to be sent again, a second later.
   ]);
   assertEquals(code, 0);
   const { when, index, starved } = fairness(stdout);
-  // No clock in it: when one has got all of its 20, the others have got many.
+  // Not who is fast: when one has got all of its 20, the others have got many.
   assertEquals([when, starved], ["when the first one was done", 0]);
-  assert(index > 0.9, stdout);
+  assert(index > 0.8, stdout);
 });
 
 Deno.test("12 server and client do without the gate, if they are told to", async () => {
@@ -149,55 +150,65 @@ Deno.test("12 jainsIndex() is 1 for all the same, 1/n for one with all", () => {
   assertEquals(jainsIndex([0, 0]), 0);
 });
 
+/** Runs a server under strace while `use` does, and returns its calls. */
+async function traced(
+  calls: string,
+  args: string[],
+  use: (port: number, process: LessonProcess) => Promise<void>,
+): Promise<string> {
+  const file = await Deno.makeTempFile();
+  try {
+    const { process, port } = await startServer(args, {
+      wrapper: (command) =>
+        ["strace", "-f", "-o", file, "-e", `trace=${calls}`].concat(command),
+    });
+    await using _ = process;
+    await use(port, process);
+    for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
+    await process.result();
+    return await Deno.readTextFile(file);
+  } finally {
+    await Deno.remove(file);
+  }
+}
+
 for (const nagle of [false, true]) {
-  const set = nagle ? "leaves" : "turns";
-  Deno.test(`12 server ${set} Nagle's algorithm ${nagle ? "on" : "off"}`, {
+  const does = nagle ? "leaves Nagle's algorithm on" : "turns it off";
+  Deno.test(`12 server${nagle ? " --nagle" : ""} ${does}`, {
     ignore: !await hasProgram("strace"),
   }, async () => {
-    const trace = await Deno.makeTempFile();
-    const { process, port } = await startServer(nagle ? ["--nagle"] : [], {
-      wrapper: (
-        command,
-      ) => ["strace", "-f", "-o", trace, "-e", "trace=setsockopt", ...command],
-    });
-    {
-      await using _ = process;
+    const args = nagle ? ["--nagle"] : [];
+    const calls = await traced("setsockopt", args, async (port) => {
       using conn = await Deno.connect({ hostname: LOOPBACK, port });
       assert(await isServed(conn));
-      for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
-      await conn.closeWrite();
-      await process.result();
-    }
-    const calls = await Deno.readTextFile(trace);
-    await Deno.remove(trace);
+    });
     assertEquals(/TCP_NODELAY, \[1\]/.test(calls), !nagle, calls);
   });
 }
 
-Deno.test("12 server --buffer-size reads no more at a time", {
-  ignore: !await hasProgram("strace"),
-}, async () => {
-  for (const [size, most] of [[1000, 1000], [0, 384 * 1024]]) {
-    const trace = await Deno.makeTempFile();
-    const { process, port } = await startServer([`--buffer-size=${size}`], {
-      wrapper: (
-        command,
-      ) => ["strace", "-f", "-o", trace, "-e", "trace=recvfrom", ...command],
-    });
-    {
-      await using _ = process;
-      const sent = "x".repeat(2_000_000);
-      assertEquals(await exchange(port, sent), sent);
-      for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
-      await process.result();
-    }
-    const calls = (await Deno.readTextFile(trace))
-      .matchAll(/recvfrom\(\d+, .*, (\d+), 0, /g);
-    await Deno.remove(trace);
-    const sizes = [...calls].map(([, size]) => Number(size));
-    assertEquals(Math.max(...sizes), most);
-  }
-});
+Deno.test(
+  "12 server's buffer grows when it is filled, or has the size it is told",
+  {
+    ignore: !await hasProgram("strace"),
+  },
+  async () => {
+    const sizes = async (size: number) => {
+      const args = [`--buffer-size=${size}`];
+      const calls = await traced("recvfrom", args, async (port) => {
+        const sent = "x".repeat(500_000);
+        assertEquals(await exchange(port, sent), sent);
+      });
+      const all = calls.matchAll(/recvfrom\(\d+, .*, (\d+), 0, /g);
+      return new Set([...all].map(([, size]) => Number(size)));
+    };
+    assertEquals(await sizes(1000), new Set([1000]));
+    // How far it grows is up to the kernel: how much there is at a time.
+    const steps = [1536, 6144, 24576, 98304, 393216];
+    const grown = [...await sizes(0)];
+    assert(grown.length > 1, grown.join());
+    assertEquals(grown, steps.slice(0, grown.length));
+  },
+);
 
 Deno.test("12 demo with large messages", async () => {
   const args = ["--clients=4", "--messages=3", "--size=3000000"];

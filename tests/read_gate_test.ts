@@ -7,7 +7,7 @@ const CROWD = 112;
 const WINDOW = 8;
 
 /**
- * Runs `test` with a timer that fires when `tick()` is called, and not else.
+ * Runs `test` with a timer that fires when `tick()` is called, and only then.
  * `tick` resolves when all that follows from it is done.
  */
 async function withTicks(
@@ -123,6 +123,24 @@ Deno.test("ReadGate lets nobody go while many strangers come", async () => {
     await come(gate, names(64, "more "), gone);
     await come(gate, gone.slice(4), gone);
     assertEquals(gone.length, WINDOW + 4);
+    while (isRunning()) await tick();
+  });
+});
+
+Deno.test("ReadGate lets some go though strangers come without end", async () => {
+  await withTicks(async ({ tick, isRunning }) => {
+    const gate = new ReadGate();
+    const gone: string[] = [];
+    await come(gate, names(200), gone);
+    const waiting = names(200).slice(CROWD - 1);
+    gone.length = 0;
+    let turn = 0;
+    for (; gone.length < waiting.length; turn++) {
+      assert(turn < 2000, `${gone.length} of ${waiting.length}`);
+      await come(gate, names(64, `turn ${turn}, `), gone);
+      await tick();
+    }
+    assertEquals(gone.slice(0, waiting.length), waiting);
     while (isRunning()) await tick();
   });
 });

@@ -1,10 +1,11 @@
 /**
- * A load generator, as a process of its own. It calls the kernel through libc:
- * what it costs itself is little beside the server, while a client on Deno's own
- * sockets costs as much as what it is to measure.
+ * A load generator, as a process of its own. It calls the kernel through libc,
+ * and so costs less than the servers; a client on Deno's own sockets would cost
+ * more than what it is to measure. One load at a time, as it blocks.
  *
- * For each line of standard input, a {@linkcode Load} in JSON, it makes that load
- * and prints a {@linkcode LoadResult}. It ends with its input.
+ * For each line of standard input, a {@linkcode Load} in JSON, it connects, prints
+ * `connected`, makes that load, and prints a {@linkcode LoadResult}. It ends with
+ * its input.
  *
  * @module
  */
@@ -89,6 +90,7 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
   const unread = new Int32Array(connections);
   const isBlocked = new Uint8Array(connections);
   const messages = new Array<number>(connections).fill(0);
+  let total = 0;
 
   const epoll = check("epoll_create1", symbols.epoll_create1(0));
   const event = new Uint8Array(EVENT.size);
@@ -137,6 +139,7 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
     unread[id] -= count;
     for (; unread[id] <= 0; unread[id] += size) {
       messages[id]++;
+      total++;
       if (!stream) return begin(id);
     }
   };
@@ -151,19 +154,26 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
     watch(EPOLL_CTL_ADD, id, EPOLLIN);
   }
 
+  console.log("connected");
+  if (duration === 0) {
+    symbols.close(epoll);
+    return { elapsed: 0, messages, total };
+  }
+
   const events = new Uint8Array(EVENT.size * 256);
   const view = new DataView(events.buffer);
   let start = performance.now() + warmUp;
   let now = start;
   let uncounted = 0;
-  if (duration > 0) {
-    for (let id = 0; id < connections; id++) begin(id);
-  }
-  for (let isWarm = false; now - start < duration; now = performance.now()) {
+  for (let id = 0; id < connections; id++) begin(id);
+  // There is always something to count, however slow the server is.
+  const isOver = () => now - start >= duration && total > uncounted;
+  let isWarm = false;
+  for (; !isWarm || !isOver(); now = performance.now()) {
     if (!isWarm && now >= start) {
       isWarm = true;
       start = now;
-      uncounted = sum(messages);
+      uncounted = total;
       messages.fill(0);
     }
     const count = check(
@@ -179,11 +189,7 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
     }
   }
   symbols.close(epoll);
-  return { elapsed: now - start, messages, total: uncounted + sum(messages) };
-}
-
-function sum(numbers: number[]): number {
-  return numbers.reduce((sum, one) => sum + one, 0);
+  return { elapsed: now - start, messages, total };
 }
 
 let sockets: LibcSocket[] = [];

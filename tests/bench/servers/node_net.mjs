@@ -1,8 +1,9 @@
-/** An echo server of Node's, which Deno runs as well. */
+/** An echo server of Node's, which Deno runs as well [--no-delay]. */
 import { createServer } from "node:net";
 import process from "node:process";
 
-const server = createServer((socket) => {
+const noDelay = process.argv.includes("--no-delay");
+const server = createServer({ noDelay }, (socket) => {
   socket.on("error", () => {});
   socket.pipe(socket);
 });

@@ -103,6 +103,8 @@ const LARGEST_BUFFER = 384 * 1024;
 const PAUSE = 100;
 /** How long clients wait for each other to connect, in milliseconds. */
 const START_TIMEOUT = 2000;
+/** How long echoes may come after the `duration`, in milliseconds. */
+const END_TIMEOUT = 5000;
 
 /** Options of {@linkcode server}. */
 export interface ServerOptions {
@@ -390,6 +392,12 @@ export async function client(options: ClientOptions): Promise<number> {
   };
   const end = duration > 0 ? `after ${duration} ms` : "at the end";
   const timer = duration > 0 ? setTimeout(compare, duration, end) : undefined;
+  const endTimer = duration > 0
+    ? setTimeout(() => {
+      firstError ??= new Error(`no echo for ${END_TIMEOUT} ms after the end`);
+      close();
+    }, duration + END_TIMEOUT)
+    : undefined;
   const isOver = (count: number) =>
     duration > 0 ? performance.now() - start >= duration : count >= messages;
 
@@ -436,6 +444,7 @@ export async function client(options: ClientOptions): Promise<number> {
   const seconds = (performance.now() - start) / 1000;
   progress[Symbol.dispose]();
   clearTimeout(timer);
+  clearTimeout(endTimer);
   compare(end);
   signal?.removeEventListener("abort", close);
   try {

@@ -31,7 +31,7 @@ async function isServed(conn: Deno.TcpConn): Promise<boolean> {
 /** The numbers of the client's summary. */
 function summary(stdout: string) {
   const match = stdout.match(
-    /^(\d+) clients, (\d+) messages, (\d+) lost, (\d+) corrupted\n\d+ messages\/s, p50 [\d.]+ ms, p99 [\d.]+ ms\n.+: Jain's index [\d.]+, \d+ clients without an echo\nclient done!!$/m,
+    /^(\d+) clients, (\d+) messages, (\d+) lost, (\d+) corrupted\n\d+ messages\/s, p50 [\d.-]+ ms, p99 [\d.-]+ ms\n.+: Jain's index [\d.]+, \d+ clients without an echo\nclient done!!$/m,
   );
   assert(match, stdout);
   const [clients, messages, lost, corrupted] = match!.slice(1).map(Number);
@@ -110,6 +110,21 @@ Deno.test("12 client --duration goes on for so long, and loses nothing", async (
   assertEquals([lost, corrupted], [0, 0]);
   const { when } = fairness(stdout);
   assertEquals(when, "after 1000 ms");
+});
+
+Deno.test("12 client --duration ends though an echo does not come", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const all = ["client", `--port=${listener.addr.port}`, "--clients=2"];
+  await using client = new LessonProcess(LESSON, [...all, "--duration=100"]);
+  using _first = await listener.accept();
+  using _second = await listener.accept();
+  const { code, stdout, stderr } = await client.result();
+  assertEquals([code, stderr], [
+    1,
+    "12_concurrent_echo: no echo for 5000 ms after the end\n",
+  ]);
+  const { messages, lost } = summary(stdout);
+  assertEquals([messages, lost, fairness(stdout).starved], [2, 2, 2]);
 });
 
 Deno.test("12 client says who has had nothing", async () => {

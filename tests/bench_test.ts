@@ -1,6 +1,6 @@
 /** The benchmarks run, and print what they should. No test looks at a time. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { descendants, hasProgram, runDeno, until } from "./testing.ts";
+import { descendants, runDeno, until } from "./testing.ts";
 
 const BENCH = ["run", "--allow-all", "tests/bench/bench.ts"];
 /** Said where there is taskset. */
@@ -22,10 +22,10 @@ function tables(stdout: string): Map<string, string[][]> {
 Deno.test("the benchmarks measure every server", {
   ignore: Deno.build.os !== "linux",
 }, async () => {
-  const node = await hasProgram("node") ? 1 : 0;
   const args = [...BENCH, "--rounds=1", "--time=20"];
   const { code, stdout, stderr } = await runDeno(args);
   assertEquals([code, stderr], [0, ""]);
+  const node = stdout.includes("node:net in Node") ? 1 : 0;
   const titles = [...tables(stdout)].map(([title, rows]) => {
     for (const row of rows) {
       assert(row.length >= 2, row.join(" | "));
@@ -62,6 +62,23 @@ Deno.test("one part of the benchmarks runs alone, and nothing for a wrong one", 
     wrong.stderr,
     /^bench: unknown part "nothing", expected some of full_io, .*, start\n$/,
   );
+});
+
+Deno.test("the benchmarks say what they lack", async () => {
+  const limited = async (limit: number, ...args: string[]) => {
+    const command = new Deno.Command("sh", {
+      args: ["-c", `ulimit -n ${limit}; exec "$@"`, "sh", Deno.execPath()]
+        .concat(BENCH, args),
+      cwd: ROOT,
+      stdin: "null",
+    });
+    const { code, stderr } = await command.output();
+    return [code, new TextDecoder().decode(stderr)];
+  };
+  assertEquals(await limited(600, "fairness"), [
+    1,
+    "bench: 1100 open files are needed, the limit is 600\n",
+  ]);
 });
 
 for (const signal of ["SIGTERM", "SIGKILL"] as const) {

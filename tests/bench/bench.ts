@@ -39,11 +39,17 @@ const lesson = (name: string, flags: string[], ...options: string[]) => [
   ...options,
 ];
 const lesson12 = (...options: string[]) =>
-  lesson("12_concurrent_echo", ["--allow-net"], ...options);
+  lesson(
+    "12_concurrent_echo",
+    ["--allow-net"],
+    ...["--drain-timeout=0", ...options],
+  );
 
 const LESSON = "lesson 12";
 const NO_GATE = "lesson 12 --no-gate";
 const NODE = "node:net in Node";
+/** Empty where there is none. */
+const NODE_PROGRAM = find("node") ?? "";
 
 /** How each server is started. All of them end with their standard input. */
 const SERVERS: Record<string, string[]> = {
@@ -59,8 +65,12 @@ const SERVERS: Record<string, string[]> = {
   "for await, readable": deno("servers/for_await.ts", "--allow-net"),
   "pipeTo": deno("servers/pipe_to.ts", "--allow-net"),
   "node:net in Deno": deno("servers/node_net.mjs", "--allow-net"),
-  "node:net, no Nagle": ["node", path("servers/node_net.mjs"), "--no-delay"],
-  [NODE]: ["node", path("servers/node_net.mjs")],
+  "node:net, no Nagle": [
+    NODE_PROGRAM,
+    path("servers/node_net.mjs"),
+    "--no-delay",
+  ],
+  [NODE]: [NODE_PROGRAM, path("servers/node_net.mjs")],
   "lesson 06": lesson(
     "06_udp_echo",
     ["--allow-net", "--unstable-net"],
@@ -72,7 +82,7 @@ const SERVERS: Record<string, string[]> = {
     "--unstable-net",
   ),
   "node:dgram in Deno": deno("servers/node_dgram.mjs", "--allow-net"),
-  "node:dgram in Node": ["node", path("servers/node_dgram.mjs")],
+  "node:dgram in Node": [NODE_PROGRAM, path("servers/node_dgram.mjs")],
 };
 
 const CONCURRENT = [LESSON, NO_GATE, "for await, readable", "pipeTo"]
@@ -125,16 +135,20 @@ const PARTS: Record<string, (options: Options) => Promise<void>> = {
   start,
 };
 
-/** A process that prints lines, and ends with its standard input. */
+/**
+ * A process that prints lines. It is killed when it is disposed of and when the
+ * benchmark is aborted, and ends with its standard input where that is killed.
+ */
 class Child implements AsyncDisposable {
   readonly pid: number;
-  readonly #status: Promise<unknown>;
+  readonly #child: Deno.ChildProcess;
+  readonly #signal: AbortSignal;
   readonly #lines: AsyncGenerator<string, undefined>;
   readonly #input: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
 
   /** Starts it on one core, if there is `taskset`. */
-  constructor(command: string[], core: string) {
-    if (has("taskset")) command = ["taskset", "-c", core, ...command];
+  constructor(signal: AbortSignal, command: string[], core: string) {
+    if (find("taskset")) command = ["taskset", "-c", core, ...command];
     const child = new Deno.Command(command[0], {
       args: command.slice(1),
       stdin: "piped",
@@ -142,18 +156,23 @@ class Child implements AsyncDisposable {
       detached: true, // From Ctrl+C: this process ends it, in good order.
     }).spawn();
     this.pid = child.pid;
-    this.#status = child.status;
+    this.#child = child;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#kill);
     this.#lines = textLines(child.stdout);
     this.#input = child.stdin.getWriter();
   }
 
   async write(line: string): Promise<void> {
-    await this.#input.write(new TextEncoder().encode(line + "\n"));
+    // Of a process that has ended, line() will tell.
+    await this.#input.write(new TextEncoder().encode(line + "\n"))
+      .catch(() => {});
   }
 
   /** The next line that it prints. */
   async line(): Promise<string> {
     const { value } = await this.#lines.next();
+    this.#signal.throwIfAborted();
     if (value === undefined) throw new Error("A process ended too soon");
     return value;
   }
@@ -179,10 +198,20 @@ class Child implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#input.close().catch(() => {});
+    this.#kill();
+    this.#signal.removeEventListener("abort", this.#kill);
+    await this.#child.status;
     await this.#lines.return(undefined);
-    await this.#status;
+    await this.#input.abort().catch(() => {});
   }
+
+  #kill = () => {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+  };
 }
 
 /** A server that runs, and where it listens. */
@@ -202,8 +231,10 @@ async function withServers(
   const servers: Running[] = [];
   for (const name of names) {
     signal.throwIfAborted();
-    if (SERVERS[name][0] === "node" && !has("node")) continue;
-    const child = children.use(new Child(SERVERS[name], cores()[0]));
+    if (SERVERS[name][0] === "") continue; // There is no Node.
+    const child = children.use(
+      new Child(signal, SERVERS[name], cores()[0]),
+    );
     const port = Number((await child.line()).split(":").at(-1));
     servers.push({ name, child, port });
   }
@@ -211,10 +242,11 @@ async function withServers(
 }
 
 /** Starts a load generator, on a core of its own if it is to be `beside`. */
-function loadGenerator(beside = false): Child & {
+function loadGenerator({ signal }: Options, beside = false): Child & {
   make(load: Load, onConnected?: () => void): Promise<LoadResult>;
 } {
   const child = new Child(
+    signal,
     deno("load.ts", "--allow-ffi"),
     cores()[beside ? 1 : 0] ?? cores()[0],
   );
@@ -251,7 +283,7 @@ async function sample(
   load: LoadKind,
   beside = false,
 ): Promise<Map<string, Sample[]>> {
-  await using generator = loadGenerator(beside);
+  await using generator = loadGenerator(options, beside);
   const samples = new Map(servers.map(({ name }) => [name, [] as Sample[]]));
   const total = (options.rounds + 1) * servers.length;
   using progress = new Progress(title, total);
@@ -358,7 +390,7 @@ async function manyConnections(options: Options): Promise<void> {
 async function fairness(options: Options): Promise<void> {
   const duration = options.time * 4; // A second, if nothing else is said.
   const title = `${duration} ms of 64-byte messages, 1000 connections` +
-    (has("taskset") ? `, load on core ${cores()[1] ?? cores()[0]}` : "");
+    (find("taskset") ? `, load on core ${cores()[1] ?? cores()[0]}` : "");
   const names = [LESSON, NO_GATE, "--no-gate, IO_EVENTS=100"]
     .concat("node:net in Deno", NODE);
   await withServers(options, names, async (servers) => {
@@ -401,7 +433,7 @@ async function memory(options: Options): Promise<void> {
     using progress = new Progress(title, servers.length);
     for (const { name, child, port } of servers) {
       options.signal.throwIfAborted();
-      await using generator = loadGenerator();
+      await using generator = loadGenerator(options);
       const load = { size: 64, warmUp: 0, port };
       await generator.make({ ...load, connections: 100, duration: 300 });
       const before = child.memory();
@@ -421,7 +453,7 @@ async function memory(options: Options): Promise<void> {
 async function start(options: Options): Promise<void> {
   const title = "From start to first echo";
   const names = ["lesson 02", LESSON, "node:net in Deno", NODE]
-    .filter((name) => name !== NODE || has("node"));
+    .filter((name) => SERVERS[name][0] !== "");
   const times = names.map(() => [] as number[]);
   {
     using progress = new Progress(title, options.rounds * names.length);
@@ -514,6 +546,9 @@ function cores(): string[] {
   });
 }
 
+/** What 1000 connections need, and what else is open. */
+const OPEN_FILES = 1100;
+
 /** How many descriptors a process may have, as far as it can be raised. */
 function maxOpenFiles(): number {
   const limits = Deno.readTextFileSync("/proc/self/limits");
@@ -521,12 +556,14 @@ function maxOpenFiles(): number {
   return most === "unlimited" ? Infinity : Number(most);
 }
 
-/** Whether a program is on PATH. */
-function has(program: string): boolean {
+/** Where a program is on PATH, or `undefined`. */
+function find(program: string): string | undefined {
   const folders = (Deno.env.get("PATH") ?? "").split(":");
-  return folders.some((folder) => {
+  return folders.map((folder) => `${folder}/${program}`).find((file) => {
+    // Where there is no node, Deno puts itself there under that name.
+    if (file.includes("node_compat_bin")) return false;
     try {
-      return Deno.statSync(`${folder}/${program}`).isFile;
+      return Deno.statSync(file).isFile;
     } catch {
       return false;
     }
@@ -553,7 +590,12 @@ await runLesson({
             `unknown part ${JSON.stringify(name)}, expected some of ${all}`,
           );
         }
-        const pinned = has("taskset")
+        if (maxOpenFiles() < OPEN_FILES) {
+          throw new Error(
+            `${OPEN_FILES} open files are needed, the limit is ${maxOpenFiles()}`,
+          );
+        }
+        const pinned = find("taskset")
           ? `servers and load on core ${cores()[0]}, but where it is said`
           : "no taskset: servers and load on any core";
         await options.print(

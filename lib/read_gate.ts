@@ -12,6 +12,10 @@
  * have not been served, and gets to all of them. Then the queue is let go, a
  * few at a time.
  *
+ * The price: none that shows while there is no crowd. In a crowd whoever pauses
+ * waits for its turn as well: a thousand clients with pauses of 20 ms, which kept
+ * a server close to its limit, were served a fifth less often than without.
+ *
  * @module
  */
 

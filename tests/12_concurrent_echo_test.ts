@@ -213,15 +213,18 @@ Deno.test(
         const sent = "x".repeat(500_000);
         assertEquals(await exchange(port, sent), sent);
       });
-      const all = calls.matchAll(/recvfrom\(\d+, .*, (\d+), 0, /g);
+      const all = calls.matchAll(
+        // What was sent, and nothing that Deno reads for itself.
+        /recvfrom\(\d+, "x+"(?:\.\.\.)?, (\d+), 0, /g,
+      );
       return new Set([...all].map(([, size]) => Number(size)));
     };
     assertEquals(await sizes(1000), new Set([1000]));
     // How far it grows is up to the kernel: how much there is at a time.
     const steps = [1536, 6144, 24576, 98304, 393216];
     const grown = [...await sizes(0)];
-    assert(grown.length > 1, grown.join());
-    assertEquals(grown, steps.slice(0, grown.length));
+    for (const size of grown) assert(steps.includes(size), grown.join());
+    assert(Math.max(...grown) > steps[0], grown.join());
   },
 );
 

@@ -13,30 +13,15 @@
  * @see 03_addresses.ts
  *
  * An echo server: what a client sends comes back. The client sends the lines of
- * its standard input one by one, each one whole, and reads until as many bytes
- * are back. `demo` runs the server in a process of its own, and two clients in
- * turn on the same input: the first takes the lines up to its `q`, the second
- * goes on from there.
+ * its standard input one by one, and reads as many bytes as it has sent. The
+ * demo runs the server as a process of its own, and two clients in turn: the
+ * first one takes the lines up to a `q`, the second one goes on from there.
  *
- * In the tutorial: `run_client64` is `client()`, `server64` is `server()`,
- * `lession64` is `demo()`.
- *
- * What the tutorial's program gets wrong:
- * - The server compares what it wrote with `strlen` of its buffer. That buffer
- *   has no NUL behind a full read, and may have one anywhere before: the server
- *   calls a correct write failed, and ends. The line that is commented out
- *   below it would write everything twice.
- * - It takes the end of a client's stream for an error ("read failed!") and
- *   ends, so its loop over two clients never gets to the second.
- * - The client loops for ever at the end of its input: `fgets` then leaves the
- *   buffer empty, nothing is sent, and it prompts again, and again.
- * - `fgets` cuts lines at 255 bytes, and `strlen` cuts them at the first NUL.
- * - The client writes all of a line before it reads. That goes well because its
- *   lines are short: once one outgrows the socket buffers, each side waits for
- *   the other to read. Here writing and reading go on at the same time; lesson
- *   04 shows the lock-up.
- * - Nothing makes its first client wait until the server listens (`sleep` is
- *   commented out), and a connect that is refused says nothing.
+ * What to look at:
+ * - The server reads until `read` returns `null`. Lesson 01 reads once.
+ * - `writeFull` and `readFull` go on until it is all there, because one `write`
+ *   may take a part of the bytes, and one `read` may bring a part of them.
+ * - The client writes and reads at the same time. See the comment there.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -46,277 +31,151 @@
  * | `conn.read` returns `null` | `recvfrom` returns 0: the other side has sent its FIN |
  * | `writeFull` | `sendto`, as often as it takes |
  * | `readFull` | `recvfrom`, as often as it takes |
- * | `conn.close` | `shutdown(SHUT_WR)`, `close` |
+ * | the end of `using conn` | `shutdown(SHUT_WR)`, `close` |
  *
  * Try it:
- * - `server`, and in another terminal `client`: type lines, and `Q` to quit. It
- *   ends after two clients, as the tutorial's does; `--connections 0` goes on.
- *   Or `nc -N 127.0.0.1 9527`: any client will do, and Ctrl+D ends its side.
- * - `server --connections 0`, then `client < /usr/bin/env > copy`: a file that
- *   is no text. `head -c 12 copy` shows `from server ` before its first line.
- * - `client`, and `kill -9` the server (its pid: `ss -tlnp | grep 9527`) between
- *   two lines: `read failed!`. The write before it still went well, for it only
- *   fills this side's buffer.
+ * - `deno task tcp_echo server`, and in another terminal
+ *   `deno task tcp_echo client`: type lines, and `Q` to quit. The server ends
+ *   after two clients, as the tutorial's does.
+ * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
+ *   `deno task tcp_echo client --quiet < /usr/bin/env | wc -c`: a file that is
+ *   no text comes back whole.
+ * - `diff lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what makes a server
+ *   that hopes one that knows.
  *
- * What is still missing: the client knows how much to read because the server
- * sends back what it got. Messages whose length the reader does not know need
- * framing (lesson 10). A client that says nothing makes every other one wait,
- * for as long as it likes: lesson 11 gives up in time, and lesson 12 serves
- * many at once.
+ * In the tutorial `run_client64` is `client()`, `server64` is `server()`, and
+ * `lession64` is `demo()`. What its program gets wrong:
+ * - The server compares what it wrote with `strlen` of its buffer. Behind a full
+ *   read there is no NUL, and before it there may be many. So it calls a correct
+ *   write failed, and ends.
+ * - It takes the end of a client's stream for an error ("read failed!") and
+ *   ends. Its second client is never served.
+ * - The client loops for ever at the end of its input: `fgets` leaves the buffer
+ *   empty, nothing is sent, and it prompts again.
+ * - `fgets` cuts lines at 255 bytes, and `strlen` cuts them at the first NUL.
+ * - The client writes all of a line before it reads. Its lines are short, so
+ *   that goes well. Lesson 04 shows how it locks up with a long one.
+ * - Its first client does not wait until the server listens (the `sleep` is
+ *   commented out), and says nothing when the connection is refused.
+ *
+ * What is still missing: the client knows how much to read, because it knows
+ * what it sent. Where the reader does not know the length, messages need frames
+ * (lesson 10). And a client that says nothing makes all others wait, for as long
+ * as it likes: lesson 11 gives up in time, and lesson 12 serves many at once.
  *
  * @module
  */
 
-import { forkServer } from "../lib/child.ts";
+import { isConnectionLost } from "../lib/connection_lost.ts";
+import { announce } from "../lib/describe.ts";
+import { readFull, writeFull, type Writer } from "../lib/full_io.ts";
+import { forkServer } from "../lib/harness/child.ts";
 import {
   clientOptions,
   demoOptions,
-  describeError,
-  failed,
-  flagOption,
-  integerOption,
-  type Io,
   mode,
-  runLesson,
   serverOptions,
-} from "../lib/command_line.ts";
-import { abortable } from "../lib/deadline.ts";
-import { readFull, writeFull } from "../lib/full_io.ts";
-import { SequenceDiagram } from "../lib/sequence_diagram.ts";
-import {
-  formatAddress,
-  quoteBytes,
-  type Trace,
-  traceTo,
-} from "../lib/trace.ts";
+} from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { askLines, hasInput } from "../lib/lines.ts";
 
-/** Larger than the tutorial's 1024: long lines take fewer system calls. */
-const BUFFER_SIZE = 16 * 1024;
 const NEWLINE = 0x0a;
+const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Options of {@linkcode server}. */
-export interface ServerOptions {
-  /** The address to listen on; every one of this host by default. */
-  hostname?: string;
-  /** The port, 9527 by default; 0 lets the kernel choose one. */
-  port?: number;
-  /** The queue length for listen(2), 3 by default; Linux lets one more in. */
-  backlog?: number;
-  /** How many clients to serve, 2 by default; 0 is no limit. */
-  connections?: number;
-  /** Ends the server, and the connection that is open. */
-  signal?: AbortSignal;
-  /** Gets the address when the server listens. */
-  onListen?: (address: Deno.NetAddr) => void;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
+/** Echoes one client after the other; 0 `connections` is no limit. */
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  backlog = 3,
+  connections = 2,
+  onListen = announce,
+} = {}): Promise<void> {
+  using listener = Deno.listen({ hostname, port, tcpBacklog: backlog });
+  onListen(listener.addr);
 
-/**
- * Echoes one client after the other. Resolves when it has closed, by itself or
- * because of the signal.
- *
- * @throws {Error} `listen HOST:PORT`, with the system's error as its `cause`.
- * @throws The signal's reason, if it is aborted already.
- */
-export async function server(options: ServerOptions = {}): Promise<void> {
-  const { hostname = "0.0.0.0", port = 9527, backlog = 3, connections = 2 } =
-    options;
-  const { signal, onListen, trace = () => {} } = options;
-  signal?.throwIfAborted();
-
-  using listener = await Promise.try(() =>
-    Deno.listen({ hostname, port, tcpBacklog: backlog })
-  ).catch(failed(`listen ${formatAddress({ hostname, port })}`));
-  trace(`socket, bind, listen ${formatAddress(listener.addr)}`);
-
-  let conn: Deno.TcpConn | undefined;
-  const hangUp = () => {
-    if (conn) trace("close", "to peer");
-    conn?.[Symbol.dispose]();
-    conn = undefined;
-  };
-  // Closing makes a waiting accept() or read() reject, so the loop ends.
-  const stop = () => {
-    listener[Symbol.dispose]();
-    hangUp();
-  };
-  signal?.addEventListener("abort", stop);
-  onListen?.(listener.addr);
-
+  const buffer = new Uint8Array(16 * 1024);
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
-      conn = await listener.accept();
-      signal?.throwIfAborted(); // Both may have come at once.
-      trace(`accept ${formatAddress(conn.remoteAddr)}`);
-      await echo(conn, trace);
+      using conn = await listener.accept();
+      // null is the end of the stream: so a client says that it is done.
+      for (let count; (count = await conn.read(buffer)) !== null;) {
+        await writeFull(conn, buffer.subarray(0, count));
+      }
     } catch (error) {
-      if (signal?.aborted) break;
-      // A reset ends this client only, also one before its turn (lesson 01).
-      const isGone = error instanceof Deno.errors.NotConnected ||
-        error instanceof Deno.errors.ConnectionAborted;
-      if (!conn && !isGone) failed("accept")(error);
-      trace(`client is gone: ${describeError(error)}`);
-    } finally {
-      hangUp();
+      // A client's reset ends that client, and not the server.
+      if (!isConnectionLost(error)) throw error;
     }
   }
-  signal?.removeEventListener("abort", stop);
-  trace("close listener");
 }
 
-/** Sends back what comes, until the client has ended its side. */
-async function echo(conn: Deno.TcpConn, trace: Trace): Promise<void> {
-  const buffer = new Uint8Array(BUFFER_SIZE);
-  for (;;) {
-    const count = await conn.read(buffer);
-    if (count === null) break;
-    const data = buffer.subarray(0, count);
-    trace(`read ${count} bytes ${quoteBytes(data)}`);
-    trace(`write ${count} bytes`, "to peer");
-    await writeFull(conn, data);
-  }
-  trace("read: end of stream"); // No error: so a client says that it is done.
-}
-
-/** Options of {@linkcode client}. */
-export interface ClientOptions {
-  /** The server's address, 127.0.0.1 by default. */
-  hostname?: string;
-  /** The server's port, 9527 by default. */
-  port?: number;
-  /** Gets the next line to send, with its newline; `null` is the end. */
-  nextLine: () => Promise<Uint8Array | null>;
-  /** Where the replies go, byte for byte. */
-  output: { write(p: Uint8Array): Promise<number> };
-  /** Ends the client, which rejects with the signal's reason. */
-  signal?: AbortSignal;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
-
-/**
- * Sends line after line, and waits for each one's echo.
- *
- * @throws {Error} `connect HOST:PORT`, `write failed!` or `read failed!`, with
- * the system's error as its `cause`.
- */
-export async function client(options: ClientOptions): Promise<void> {
-  const { hostname = "127.0.0.1", port = 9527, nextLine, output } = options;
-  const { signal, trace = () => {} } = options;
-  const address = formatAddress({ hostname, port });
-  const print = (text: string) =>
-    writeFull(output, new TextEncoder().encode(text));
-
-  let conn: Deno.TcpConn | undefined;
-  const hangUp = () => {
-    if (conn) trace("close", "to peer");
-    conn?.[Symbol.dispose]();
-    conn = undefined;
-  };
-  signal?.addEventListener("abort", hangUp);
+/** Sends line after line, and waits for the echo of each. */
+export async function client({
+  hostname = "127.0.0.1",
+  port = 9527,
+  lines = askLines("Input message(Q to quit):"),
+  output = Deno.stdout as Writer,
+} = {}): Promise<void> {
   try {
-    trace(`socket, connect ${address}`, "to peer");
-    conn = await Deno.connect({ hostname, port, signal })
-      .catch(failed(`connect ${address}`));
-    signal?.throwIfAborted(); // Both may have come at once.
-
-    for (let line; (line = await abortable(nextLine(), signal)) !== null;) {
-      signal?.throwIfAborted();
-      // Both at once: a server that echoes while it reads stops reading when
-      // nobody takes its echo, and then this side's writing would stop too.
-      trace(`write ${line.length} bytes ${quoteBytes(line)}`, "to peer");
-      const [, reply] = await Promise.all([
-        writeFull(conn, line).catch(failed("write failed!")),
-        readFull(conn, new Uint8Array(line.length)).then(orEnd)
-          .catch(failed("read failed!")),
+    using conn = await Deno.connect({ hostname, port });
+    for await (const line of lines) {
+      // Both at once. A server that echoes while it reads stops reading when
+      // nobody takes its echo: then this side's write would wait for ever.
+      const [, echo] = await Promise.all([
+        writeFull(conn, line),
+        readEcho(conn, line.length),
       ]);
-      trace(`read ${reply.length} bytes`);
-
-      await print("from server ");
-      await writeFull(output, reply);
-      if (reply.at(-1) !== NEWLINE) await print("\n");
+      await writeFull(output, encode("from server "));
+      await writeFull(output, echo);
+      if (echo.at(-1) !== NEWLINE) await writeFull(output, encode("\n"));
     }
-  } catch (error) {
-    throw signal?.aborted ? signal.reason : error;
   } finally {
-    signal?.removeEventListener("abort", hangUp);
-    hangUp();
-    // Where nobody reads it, what ended us is the error that matters.
-    await print("client done!!\n").catch(() => {});
+    await writeFull(output, encode("client done!!\n"));
   }
 }
 
-/** No reply at all is an error, as half of one is. */
-function orEnd(reply: Uint8Array | null): Uint8Array {
-  if (reply === null) throw new Deno.errors.UnexpectedEof("End of stream");
-  return reply;
+/** Half an echo is an error of readFull's, and here none at all is one too. */
+async function readEcho(conn: Deno.TcpConn, size: number) {
+  const echo = await readFull(conn, new Uint8Array(size));
+  if (echo !== null) return echo;
+  throw new Deno.errors.UnexpectedEof("read failed!: End of stream");
 }
 
-/** Options of {@linkcode demo}. */
-export interface DemoOptions extends ServerOptions, ClientOptions {
-  /** Leaves out the diagram. */
-  quiet?: boolean;
-  /** Sends built-in lines. */
-  script?: boolean;
-  /** Whether there is anything to read from standard input. */
-  hasInput: () => Promise<boolean>;
-  /** Prints a line. */
-  print: (line: string) => Promise<void>;
-  /** Gets the error of a client that failed. */
-  report: (error: unknown) => void;
-}
+const BUILT_IN = [["hello\n", "你好\n"], ["the second client\n", "goes on\n"]];
 
-/** Forks the server, runs the clients in turn; resolves to the worst status. */
-export async function demo(options: DemoOptions): Promise<number> {
-  const { hostname = "127.0.0.1", port = 0, backlog = 3, connections = 2 } =
-    options;
-  const { quiet, print } = options;
-  const nextLine = options.script || !await options.hasInput()
-    ? builtInLines()
-    : options.nextLine;
-  const diagram = new SequenceDiagram();
-  const trace = traceTo(diagram.lane("client"));
-
-  const status = await forkServer({
-    ...options,
-    url: import.meta.url,
-    flags: SERVER_FLAGS,
-    args: { host: hostname, port, backlog, connections },
-    onEvent: diagram.lane("server"),
-  }, async (port) => {
+/** Forks the server, and runs the clients in turn, as the tutorial does. */
+export async function demo({
+  hostname = "127.0.0.1",
+  port = 0,
+  backlog = 3,
+  connections = 2,
+  script = false,
+  output = Deno.stdout as Writer,
+  print = console.log as (line: string) => unknown,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
+  const isAsked = !script && await hasInput();
+  const args = { host: hostname, port, backlog, connections };
+  const { url } = import.meta;
+  const flags = SERVER_FLAGS;
+  return await forkServer({ url, flags, args, print, report }, async (port) => {
     for (let i = 0; i < connections; i++) {
-      await client({ ...options, hostname, port, nextLine, trace });
+      const lines = isAsked ? undefined : BUILT_IN[i]?.map(encode) ?? [];
+      await client({ hostname, port, lines, output });
     }
   });
-  if (!quiet) await print(diagram.draw());
-  return status;
-}
-
-/** What `demo` sends where nobody types; each client gets its own end. */
-function builtInLines(): ClientOptions["nextLine"] {
-  const lines = ["hello\n", "你好\n", null, "the second client\n", "goes on\n"]
-    .map((line) => line === null ? null : new TextEncoder().encode(line));
-  return () => Promise.resolve(lines.shift() ?? null);
-}
-
-/** The lines of standard input. */
-function inputLines({ ask }: Pick<Io, "ask">): ClientOptions["nextLine"] {
-  return () => ask("Input message(Q to quit):");
 }
 
 const SERVER_FLAGS = ["--allow-net"];
 
 if (import.meta.main) {
-  const backlog = integerOption(
-    "length of listen(2)'s queue",
-    3,
-    0,
-    2 ** 31 - 1,
-  );
-  const connections = integerOption("how many to serve, 0: no limit", 2);
-  const clients = integerOption("how many clients, in turn", 2, 1);
-  const script = flagOption("send built-in lines, and read no input");
+  const backlog = {
+    default: 3,
+    max: 2 ** 31 - 1,
+    help: "length of listen(2)'s queue",
+  };
+  const connections = { default: 2, help: "how many to serve, 0: no limit" };
+  const clients = { default: 2, min: 1, help: "how many clients, in turn" };
+  const script = { default: false, help: "send built-in lines, read no input" };
 
   await runLesson({
     url: import.meta.url,
@@ -326,19 +185,24 @@ if (import.meta.main) {
         help: "a server process, and clients in turn on standard input",
         flags: ["--allow-net", "--allow-run=deno"],
         options: { ...demoOptions, backlog, connections: clients, script },
-        run: (options) => demo({ ...options, nextLine: inputLines(options) }),
+        show: "diagram", // stage
+        last: "client done!!",
+        run: demo,
       }),
       server: mode({
         help: "echoes what clients send, one client at a time",
         flags: SERVER_FLAGS,
         options: { ...serverOptions, backlog, connections },
+        show: "trace", // stage
         run: server,
       }),
       client: mode({
         help: "sends the lines of standard input, up to q or Q",
         flags: ["--allow-net"],
         options: clientOptions,
-        run: (options) => client({ ...options, nextLine: inputLines(options) }),
+        show: "trace", // stage
+        last: "client done!!",
+        run: client,
       }),
     },
   });

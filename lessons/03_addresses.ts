@@ -11,19 +11,26 @@
  * @see 02_tcp_echo.ts
  * @see 04_partial_write.ts
  *
- * A socket has two addresses: its own (`bind`) and the other side's
- * (`connect`). A server sets the first, so that clients find it; a client sets
- * the second, and the kernel chooses the first for it. Each table below asks
- * one question; each cell is what the kernel answered in this run.
+ * A socket has two addresses: its own one, and that of the other side. `bind`
+ * sets the first, `connect` sets the second. A server binds, so that clients
+ * know where it is. A client connects, and the kernel chooses the client's own
+ * address. Each table of this lesson asks one question about that. Each cell is
+ * what the kernel answered in this run.
  *
- * In the tutorial: "客户端设置服务器地址", "服务器端设置服务器地址", "connect()函数
- * 和 bind()函数 的区别", "这俩部分设置是否一样?", and its remark that a UDP client
- * gets its address and port from `sendto`. It has no program for these.
- *
- * What the tutorial leaves out: a socket bound to 0.0.0.0 has no one address to
- * answer from. TCP answers from the address that was asked. UDP does not know
- * it any more, and the kernel takes the one it would take for any datagram: a
- * client that compares addresses, as it should, then waits in vain.
+ * What to look at:
+ * - A server on 0.0.0.0 is reached at every IPv4 address of this host, and a
+ *   server on one address only there. `::` is the same for IPv6. On Linux it
+ *   serves IPv4 as well, and sees those addresses as `::ffff:127.0.0.1`.
+ * - Who connects three times has three addresses: each time another port.
+ * - Before `connect` or `sendto` a client's socket is at 0.0.0.0, port 0, which
+ *   means: nowhere yet. Deno has no call for such a socket. `Deno.connect` and
+ *   `Deno.listenDatagram` create a socket and give it an address at once. So
+ *   this lesson makes some sockets through libc (`--allow-ffi`).
+ * - The UDP server in the last table is on 0.0.0.0. It is asked at 127.0.0.2 and
+ *   answers from 127.0.0.1. A TCP connection keeps the address that was asked.
+ *   But for a UDP socket on 0.0.0.0 the kernel chooses an address anew with each
+ *   datagram. A client that takes answers only from whom it asked, as it should,
+ *   waits in vain.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -34,129 +41,94 @@
  * | `send`, `receive` | `sendto`, `recvfrom` |
  * | `conn.localAddr`, `listener.addr` | none: what `getsockname` said at the start |
  *
- * Deno has no call for a socket without an address: `connect` and
- * `listenDatagram` create it and give it one at once. To see it before that,
- * this lesson makes some sockets through libc (`--allow-ffi`).
- *
  * Try it:
- * - `strace -f -e trace=network deno run ...`: every answer in the tables.
- * - `02_tcp_echo.ts server --host 127.0.0.1`, then its `client --host
- *   127.0.0.2`: ECONNREFUSED. With the server at `--host 0.0.0.0` it
- *   connects.
- * - `ss -tln` while a server runs: its own address, and `0.0.0.0:*` for the
- *   other side, which only a connection has.
+ * - `strace -f -e trace=bind,connect,getsockname deno task addresses`: where
+ *   each answer in the tables comes from.
+ * - `deno task tcp_echo server --host 127.0.0.1`, and in another terminal
+ *   `deno task tcp_echo client --host 127.0.0.2`: ECONNREFUSED. With
+ *   `deno task tcp_echo server --host 0.0.0.0` the client connects.
+ * - `ss -tln` while that server runs: the server's own address, and `0.0.0.0:*`
+ *   for the other side. Only a connection has another side.
  *
- * What is still missing: these programs look at addresses and send next to
- * nothing. Lesson 04 sends a lot, to somebody who does not listen.
+ * In the tutorial these are the sections "客户端设置服务器地址",
+ * "服务器端设置服务器地址", "connect()函数 和 bind()函数 的区别" and
+ * "这俩部分设置是否一样?", and the remark that a UDP client gets its address and
+ * port from `sendto`. It has no program for them. What it leaves out: the UDP
+ * server on 0.0.0.0 that answers from another address.
+ *
+ * What is still missing: these programs look at addresses, and send next to
+ * nothing. Lesson 04 sends a lot, to somebody who does not read.
  *
  * @module
  */
 
-import {
-  mode,
-  needUnstableNet,
-  quietOption,
-  runLesson,
-} from "../lib/command_line.ts";
-import { abortable } from "../lib/deadline.ts";
+import { formatAddress, outcomeOf } from "../lib/describe.ts";
+import { mode } from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
 import {
   type Libc,
   openLibc,
   SOCK_DGRAM,
   SOCK_STREAM,
 } from "../lib/libc_socket.ts";
-import { formatTable } from "../lib/table.ts";
-import { formatAddress } from "../lib/trace.ts";
+import { needUnstableNet } from "../lib/unstable_net.ts";
 
 /** Reserved for documentation (RFC 5737): no host has this address. */
 const FOREIGN = "192.0.2.1";
-
-/** Options of {@linkcode demo}. */
-export interface DemoOptions {
-  /** Gets each table. */
-  print: (text: string) => void;
-}
+const TARGETS = ["127.0.0.1", "127.0.0.2", "::1"];
 
 /** Asks the kernel one question after the other. */
-export async function demo({ print }: DemoOptions): Promise<void> {
+export async function demo({
+  print = console.log as (text: string) => unknown,
+} = {}): Promise<void> {
   needUnstableNet();
   using libc = openLibc();
 
   print("A client connects. Which address does the server find itself at?");
-  const targets = ["127.0.0.1", "127.0.0.2", "::1"];
-  const reached: string[][] = [];
+  const clients = TARGETS.map((target) => `client to ${target}`);
+  print(formatTable(["server bound to", ...clients], await serverAddresses()));
+
+  print("\nA client does not ask for an address of its own. Which one has it?");
+  print(formatTable(
+    ["connected to", "client: localAddr", "server: remoteAddr"],
+    await clientAddresses(),
+  ));
+
+  print("\nWhen does a socket get its own address? getsockname(2) says:");
+  print(formatTable(["socket", "after", "address"], await ownAddresses(libc)));
+
+  print("\nWhich addresses does the kernel refuse?");
+  print(formatTable(["call", "through libc", "in Deno"], await refusals(libc)));
+
+  print("\nA UDP server on 0.0.0.0 is asked. Where does its answer come from?");
+  print(formatTable(["asked at", "answer from"], [
+    ["127.0.0.1", await outcomeOf(() => askOverUdp("127.0.0.1"))],
+    ["127.0.0.2", await outcomeOf(() => askOverUdp("127.0.0.2"))],
+  ]));
+}
+
+/** Binds to each address, and connects to each. */
+async function serverAddresses(): Promise<string[][]> {
+  const rows: string[][] = [];
   for (const own of ["127.0.0.1", "0.0.0.0", "::"]) {
-    const cells = targets.map((target) => answer(() => reach(own, target)));
-    reached.push([own, ...await Promise.all(cells)]);
+    const row = [own];
+    for (const hostname of TARGETS) {
+      const reached = await outcomeOf(async () => {
+        using listener = Deno.listen({ hostname: own, port: 0 });
+        const { port } = listener.addr;
+        using _client = await Deno.connect({ hostname, port });
+        using conn = await listener.accept();
+        return conn.localAddr.hostname;
+      });
+      row.push(reached);
+    }
+    rows.push(row);
   }
-  const heads = targets.map((target) => `client to ${target}`);
-  print(formatTable(["server bound to", ...heads], reached) + "\n");
-
-  print("A client does not ask for an address of its own. Which one has it?");
-  print(
-    formatTable(
-      ["connected to", "client: localAddr", "server: remoteAddr"],
-      await clientAddresses(),
-    ) + "\n",
-  );
-
-  print("When does a socket get its own address? getsockname(2) says:");
-  print(
-    formatTable(["socket", "after", "address"], [
-      ...ownAddresses(libc),
-      ...await ownAddressesInDeno(),
-    ]) + "\n",
-  );
-
-  print("Which addresses does the kernel refuse?");
-  print(
-    formatTable(["call", "through libc", "in Deno"], [
-      ...await refusals(libc),
-    ]) + "\n",
-  );
-
-  print("A UDP server on 0.0.0.0 is asked. Where does its answer come from?");
-  const asked: string[][] = [];
-  for (const target of ["127.0.0.1", "127.0.0.2"]) {
-    asked.push([target, await answer(() => askOverUdp(target))]);
-  }
-  print(formatTable(["asked at", "answer from"], asked));
+  return rows;
 }
 
-/** A cell of a table: what came out, or the kernel's name of the error. */
-async function answer(ask: () => string | Promise<string>): Promise<string> {
-  try {
-    return await ask();
-  } catch (error) {
-    const { code } = error as { code?: unknown };
-    // What this process has run out of is no answer to the question.
-    if (typeof code !== "string" || code === "EMFILE") throw error;
-    return code;
-  }
-}
-
-/** Whether there is an IPv6 loopback address to bind to. */
-function hasIpv6(): boolean {
-  try {
-    Deno.listen({ hostname: "::1", port: 0 }).close();
-    return true;
-  } catch (error) {
-    const { code } = error as { code?: unknown };
-    if (code === "EADDRNOTAVAIL" || code === "EAFNOSUPPORT") return false;
-    throw error;
-  }
-}
-
-/** Binds a server to `own`, connects to `target`, and says where it landed. */
-async function reach(own: string, target: string): Promise<string> {
-  if ((own + target).includes(":") && !hasIpv6()) return "no IPv6 here";
-  using listener = Deno.listen({ hostname: own, port: 0 });
-  const { port } = listener.addr;
-  using _client = await Deno.connect({ hostname: target, port });
-  using conn = await listener.accept();
-  return conn.localAddr.hostname;
-}
-
+/** Connects three times, and asks both sides who the client is. */
 async function clientAddresses(): Promise<string[][]> {
   using listener = Deno.listen({ hostname: "0.0.0.0", port: 0 });
   const { port } = listener.addr;
@@ -164,111 +136,88 @@ async function clientAddresses(): Promise<string[][]> {
   for (const hostname of ["127.0.0.1", "127.0.0.1", "127.0.0.2"]) {
     using client = await Deno.connect({ hostname, port });
     using conn = await listener.accept();
-    rows.push([
-      formatAddress({ hostname, port }),
-      formatAddress(client.localAddr),
-      formatAddress(conn.remoteAddr),
-    ]);
+    const addresses = [{ hostname, port }, client.localAddr, conn.remoteAddr];
+    rows.push(addresses.map(formatAddress));
   }
   return rows;
 }
 
 /** With libc there is a moment between socket(2) and the address. */
-function ownAddresses(libc: Libc): string[][] {
+async function ownAddresses(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const rows: string[][] = [];
+  const server = { hostname: "127.0.0.1", port: listener.addr.port };
+  using conn = await Deno.connect(server);
+  using open = new DisposableStack();
+  const receiver = openUdp(open);
 
   using tcp = libc.socket(SOCK_STREAM);
-  rows.push(["TCP", "socket(2)", formatAddress(tcp.getsockname())]);
-  tcp.connect({ hostname: "127.0.0.1", port: listener.addr.port });
-  rows.push(["TCP", "connect(2)", formatAddress(tcp.getsockname())]);
-
   using udp = libc.socket(SOCK_DGRAM);
-  rows.push(["UDP", "socket(2)", formatAddress(udp.getsockname())]);
-  using receiver = libc.socket(SOCK_DGRAM);
-  receiver.bind({ hostname: "127.0.0.1", port: 0 });
-  udp.sendto(new Uint8Array(1), receiver.getsockname());
-  rows.push(["UDP", "its first sendto(2)", formatAddress(udp.getsockname())]);
-  return rows;
-}
-
-/** Deno gives a socket its address in the call that creates it. */
-async function ownAddressesInDeno(): Promise<string[][]> {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr;
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-  const udp = Deno.listenDatagram({
-    hostname: "0.0.0.0",
-    port: 0,
-    transport: "udp",
-  });
-  const { localAddr } = conn;
-  const udpAddress = formatAddress(udp.addr as Deno.NetAddr);
-  udp.close();
+  const before = [tcp.getsockname(), udp.getsockname()];
+  tcp.connect(server);
+  udp.sendto(new Uint8Array(1), { ...server, port: receiver.port });
   return [
-    ["TCP", "Deno.connect", formatAddress(localAddr)],
-    ["UDP", "Deno.listenDatagram", udpAddress],
+    ["TCP", "socket(2)", formatAddress(before[0])],
+    ["TCP", "connect(2)", formatAddress(tcp.getsockname())],
+    ["UDP", "socket(2)", formatAddress(before[1])],
+    ["UDP", "its first sendto(2)", formatAddress(udp.getsockname())],
+    ["TCP", "Deno.connect", formatAddress(conn.localAddr)],
+    ["UDP", "Deno.listenDatagram", formatAddress(receiver)],
   ];
 }
 
+/** Makes the same mistakes through libc and in Deno. */
 async function refusals(libc: Libc): Promise<string[][]> {
-  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const taken = { hostname: "127.0.0.1", port: listener.addr.port };
   // Bound, so that nobody else gets the port, but it does not listen.
   using deaf = libc.socket(SOCK_STREAM);
   deaf.bind({ hostname: "127.0.0.1", port: 0 });
 
-  const bind = (hostname: string, port: number) => () => {
-    using socket = libc.socket(SOCK_STREAM);
-    socket.bind({ hostname, port });
-    return "no error";
-  };
-  const listen = (hostname: string, port: number) => () => {
-    using _listener = Deno.listen({ hostname, port });
-    return "no error";
-  };
-  const { port } = deaf.getsockname();
-  return [
-    [
-      "bind: not an address of this host",
-      await answer(bind(FOREIGN, 0)),
-      await answer(listen(FOREIGN, 0)),
-    ],
-    [
-      "bind: somebody listens there",
-      await answer(bind("127.0.0.1", taken.addr.port)),
-      await answer(listen("127.0.0.1", taken.addr.port)),
-    ],
-    [
-      "connect: nobody listens there",
-      await answer(() => {
-        using socket = libc.socket(SOCK_STREAM);
-        socket.connect({ hostname: "127.0.0.1", port });
-        return "no error";
-      }),
-      await answer(async () => {
-        using _conn = await Deno.connect({ hostname: "127.0.0.1", port });
-        return "no error";
-      }),
-    ],
-  ];
+  const cases = [
+    ["bind", "not an address of this host", { hostname: FOREIGN, port: 0 }],
+    ["bind", "somebody listens there", taken],
+    ["connect", "nobody listens there", deaf.getsockname()],
+  ] as const;
+  const rows: string[][] = [];
+  for (const [call, mistake, address] of cases) {
+    const throughLibc = await outcomeOf(() => {
+      using socket = libc.socket(SOCK_STREAM);
+      socket[call](address);
+      return "no error";
+    });
+    const inDeno = await outcomeOf(async () => {
+      using _socket = call === "bind"
+        ? Deno.listen(address)
+        : await Deno.connect(address);
+      return "no error";
+    });
+    rows.push([`${call}: ${mistake}`, throughLibc, inDeno]);
+  }
+  return rows;
 }
 
 /** Sends a datagram to `hostname`; the server on 0.0.0.0 sends it back. */
 async function askOverUdp(hostname: string): Promise<string> {
-  const bind = { hostname: "0.0.0.0", port: 0, transport: "udp" } as const;
-  const server = Deno.listenDatagram(bind);
-  const client = Deno.listenDatagram(bind);
-  try {
-    const { port } = server.addr as Deno.NetAddr;
-    await client.send(new Uint8Array(1), { ...bind, hostname, port });
-    const [data, sender] = await server.receive();
-    await server.send(data, sender);
-    const [, from] = await client.receive();
-    return (from as Deno.NetAddr).hostname;
-  } finally {
-    server.close();
-    client.close();
-  }
+  using open = new DisposableStack();
+  const { socket: server, port } = openUdp(open);
+  const { socket: client } = openUdp(open);
+  await client.send(new Uint8Array(1), { transport: "udp", hostname, port });
+  const [data, sender] = await server.receive();
+  await server.send(data, sender);
+  const [, from] = await client.receive();
+  return (from as Deno.NetAddr).hostname;
+}
+
+/** A UDP socket on 0.0.0.0 and any port. `open` closes it: it has no `using`. */
+function openUdp(open: DisposableStack) {
+  const socket = Deno.listenDatagram({
+    hostname: "0.0.0.0",
+    port: 0,
+    transport: "udp",
+  });
+  open.defer(() => socket.close());
+  const { hostname, port } = socket.addr as Deno.NetAddr;
+  return { socket, hostname, port };
 }
 
 if (import.meta.main) {
@@ -279,8 +228,8 @@ if (import.meta.main) {
       demo: mode({
         help: "one table for each question",
         flags: ["--allow-net", "--allow-ffi", "--unstable-net"],
-        options: quietOption,
-        run: (options) => abortable(demo(options), options.signal),
+        options: {},
+        run: demo,
       }),
     },
   });

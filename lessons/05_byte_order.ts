@@ -10,59 +10,65 @@
  * @see 04_partial_write.ts
  * @see 06_udp_echo.ts
  *
- * A number that needs more than one byte can lie in memory with either end
- * first. Hosts differ in that; the network does not: the most significant byte
- * comes first ("big-endian"). So a program in C calls `htons` for each port and
- * `htonl` for each address that it hands to the kernel, and forgets it once in
- * its life. Numbers to look at can be given: `05_byte_order.ts 80 0xc0a80001`.
+ * A number of more than one byte can lie in memory in two ways. Little-endian:
+ * the least significant byte comes first. Big-endian: the most significant one
+ * does. Each host has its own order, "host byte order". The network has one for
+ * all, "network byte order": big-endian. So a program in C calls `htons` for
+ * each port and `htonl` for each address that it gives to the kernel. This
+ * lesson shows numbers, an address, and the kernel's own `struct sockaddr_in`,
+ * byte by byte.
  *
- * In the tutorial: the section "主机字节序和网络字节序", and every `htons(9527)`.
- *
- * What the tutorial's programs get wrong: `htons((short)atoi(argv[1]))` makes a
- * port of any text, 0 of `http` and 4464 of `70000`; and `inet_addr` takes
- * `1.2` for 1.0.0.2 and `010.0.0.1` for 8.0.0.1, and says -1 for an error,
- * which is also 255.255.255.255. `lib/byte_order.ts` has none of this: it takes
- * one form of an address, and throws for any other.
+ * What to look at:
+ * - `htons` returns a number that means nothing in this program. What counts is
+ *   how its bytes lie in memory: as on the wire.
+ * - An IPv4 address in text has no byte order. `inetPton` makes four bytes of
+ *   it, in the order in which they stand in the text.
+ * - In a `sockaddr_in` both orders stand side by side: the kernel wants the
+ *   family in host byte order, and port and address in network byte order.
+ * - In Deno you never call `htons`. Ports are numbers there, and addresses are
+ *   text. Only a protocol of your own has bytes to put in order. `DataView` does
+ *   that. Its methods are big-endian, unless told otherwise (lesson 10).
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
  * | `htons`, `htonl`, `inetPton` | none: they only move bytes |
- * | `socket.bind`, `socket.getsockname` | `socket`, `bind`, `getsockname` |
- *
- * In Deno you never call `htons`: ports are numbers, addresses are text. What
- * needs it is your own protocol; `DataView` is the tool (its methods take the
- * most significant byte first unless told otherwise), as lesson 10 shows.
+ * | `libc.socket` | `socket` |
+ * | `socket.bind` | `bind` |
+ * | `socket.getsocknameBytes` | `getsockname` |
  *
  * Try it:
- * - `05_byte_order.ts 256 1`: each is the other one, the wrong way round.
- * - `printf x | strace -e trace=network nc -u -w1 127.0.0.1 9527`: it shows `htons(9527)`, for 0x3725 is what the kernel really gets.
+ * - `deno task byte_order 256 1`: on a little-endian host each is the other one
+ *   in the wrong order.
+ * - `deno task byte_order 80 0xc0a80001`: a port, and the address 192.168.0.1.
+ * - `strace -f -e trace=getsockname deno run --allow-ffi lessons/05_byte_order.ts`:
+ *   strace writes the port as `htons(...)`, since in memory it lies in network
+ *   byte order. The number in it is the one in the last table.
  *
- * What is still missing: what is done with an address. Lesson 06 sends to one,
- * without a connection.
+ * In the tutorial this is the section "主机字节序和网络字节序", and every
+ * `htons(9527)`. What its programs get wrong:
+ * - `htons((short)atoi(argv[1]))` takes any text for a port: `http` is port 0,
+ *   and `70000` is port 4464.
+ * - `inet_addr` takes `1.2` for 1.0.0.2, and `010.0.0.1` for 8.0.0.1. It says -1
+ *   for an error, which is also the address 255.255.255.255. `inetPton` in
+ *   `lib/byte_order.ts` takes one form of an address, and throws for any other.
+ *
+ * What is still missing: an address is only looked at here. Lesson 06 sends to
+ * one, without a connection.
  *
  * @module
  */
 
 import { htonl, htons, inetNtop, inetPton } from "../lib/byte_order.ts";
-import {
-  mode,
-  quietOption,
-  runLesson,
-  UsageError,
-} from "../lib/command_line.ts";
+import { mode, UsageError } from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
 import { openLibc, SOCK_DGRAM } from "../lib/libc_socket.ts";
-import { formatTable } from "../lib/table.ts";
-
-/** Options of {@linkcode demo}. */
-export interface DemoOptions {
-  /** The numbers to look at, in decimal or with 0x. */
-  args: string[];
-  /** Gets each table. */
-  print: (text: string) => void;
-}
 
 /** Shows numbers, an address and a `sockaddr_in`, byte by byte. */
-export function demo({ args, print }: DemoOptions): void {
+export function demo({
+  args = [] as string[],
+  print = console.log as (text: string) => unknown,
+} = {}): void {
   const numbers = (args.length > 0 ? args : ["9527", "0x12345678"])
     .map(parseNumber);
   using libc = openLibc();
@@ -73,23 +79,20 @@ export function demo({ args, print }: DemoOptions): void {
   print(`This host is ${order}: of 0x0102 the byte 0${first} comes first.\n`);
 
   print(formatTable(
-    ["number", "hexadecimal", "in memory", "on the wire", "", "returns"],
+    ["number", "hexadecimal", "in memory", "on the wire", "call", "returns"],
     numbers.map((number) => {
+      // A port has 16 bits, an address 32.
       const isShort = number <= 0xffff;
+      const Ints = isShort ? Uint16Array : Uint32Array;
+      const swap = isShort ? htons : htonl;
       const digits = isShort ? 4 : 8;
-      const memory = isShort
-        ? new Uint16Array([number])
-        : new Uint32Array([number]);
-      const wire = new DataView(new ArrayBuffer(memory.byteLength));
-      if (isShort) wire.setUint16(0, number);
-      else wire.setUint32(0, number);
       return [
         number,
         hex(number, digits),
-        bytes(memory),
-        bytes(wire),
-        isShort ? "htons" : "htonl",
-        hex(isShort ? htons(number) : htonl(number), digits),
+        bytes(new Ints([number])),
+        bytes(new Ints([swap(number)])),
+        swap.name,
+        hex(swap(number), digits),
       ];
     }),
   ));
@@ -108,25 +111,26 @@ read as this host reads its own numbers, as s_addr, they are ${hex(sAddr, 8)}.
   const name = socket.getsocknameBytes();
   const [family] = new Uint16Array(name.buffer);
   const port = new DataView(name.buffer).getUint16(2);
+  const field = (from: number, to: number) => bytes(name.subarray(from, to));
   print("A struct sockaddr_in as getsockname(2) returns it:");
-  print(formatTable(["offset", "field", "bytes", "value"], [
-    [0, "sin_family", bytes(name.subarray(0, 2)), `${family}, host byte order`],
-    [2, "sin_port", bytes(name.subarray(2, 4)), `${port}, network byte order`],
-    [4, "sin_addr", bytes(name.subarray(4, 8)), inetNtop(name.subarray(4, 8))],
-    [8, "sin_zero", bytes(name.subarray(8)), "nothing"],
+  print(formatTable(["offset", "field", "bytes", "byte order", "value"], [
+    [0, "sin_family", field(0, 2), "host", `${family}`],
+    [2, "sin_port", field(2, 4), "network", `${port}`],
+    [4, "sin_addr", field(4, 8), "network", inetNtop(name.subarray(4, 8))],
+    [8, "sin_zero", field(8, 16), "-", "-"],
   ]));
 }
 
 /** Decimal or 0x, and no more than 32 bits. */
 function parseNumber(text: string): number {
   const number = Number(text);
-  if (!/^([0-9]+|0x[0-9a-f]+)$/i.test(text) || number > 0xffffffff) {
-    throw new UsageError(
-      "NUMBER must be an integer from 0 to 4294967295, in decimal or with 0x," +
-        ` got ${JSON.stringify(text)}`,
-    );
+  if (/^([0-9]+|0x[0-9a-f]+)$/i.test(text) && number <= 0xffffffff) {
+    return number;
   }
-  return number;
+  throw new UsageError(
+    "NUMBER must be an integer from 0 to 4294967295, in decimal or with 0x," +
+      ` got ${JSON.stringify(text)}`,
+  );
 }
 
 function hex(number: number, digits: number): string {
@@ -147,7 +151,7 @@ if (import.meta.main) {
       demo: mode({
         help: "numbers, an address, a sockaddr_in, byte by byte",
         flags: ["--allow-ffi"],
-        options: quietOption,
+        options: {},
         operands: "NUMBER",
         run: demo,
       }),

@@ -11,382 +11,236 @@
  * @see 05_byte_order.ts
  * @see 07_socket_options.ts
  *
- * A UDP socket is not connected to anybody. Each datagram carries its sender's
- * address; it arrives whole or not at all, once or twice, sooner or later. Here
- * the server sends each one back to where it came from, the empty one and the
- * largest (65507 bytes over IPv4) too. The client sends each line of its input
- * as one datagram and waits for the reply. `demo` also sends two at once, to
- * show that they do not run together as they would in a stream.
+ * An echo server without connections. The client sends each line of its standard
+ * input as one datagram, and waits for the reply. The server sends each datagram
+ * back to the address that it came from.
  *
- * In the tutorial: `server()` and `client()` of its UDP section, with their
- * steps, "UDP客户端的流程" and "UDP服务器端的流程". Its command lines work here:
- * `server PORT` and `client IP PORT`.
+ * A datagram arrives whole or not at all. It may come late, twice, or after a
+ * later one. The demo sends a line, an empty datagram, and at last two at once,
+ * which stay two: a stream (lesson 02) might bring their bytes as one.
  *
- * What the tutorial's program gets wrong:
- * - `recvfrom(client_sock, ..., &serv_addr, &serv_len)` overwrites the server's
- *   address with that of whoever sends a datagram: the next line goes there.
- * - A reply that is lost leaves its client waiting for ever.
- * - `scanf("%s")` splits a line at its spaces, and writes past the buffer if a
- *   word is long. At the end of its input it sends the last word for ever.
- * - A datagram that fills `message` has no NUL behind it for `printf("%s")`.
- * - The server passes the -1 of a failed `recvfrom` on to `sendto` as a length.
+ * What to look at:
+ * - There is no `listen`, no `accept` and no end of a stream. One socket serves
+ *   all clients, and each datagram says where it came from.
+ * - UDP numbers nothing: a reply does not say which request it belongs to. So
+ *   the client sends one line, and takes the next datagram from the server for
+ *   its reply. What comes when no line waits is late, or comes twice. The client
+ *   says so, prints it nowhere else, and its exit code is 1.
+ * - Anybody can send to any UDP port. See whom the server does not answer, and
+ *   whom the client does not believe.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
  * | `Deno.listenDatagram` | `socket(SOCK_DGRAM)`, `bind`, `setsockopt(SO_BROADCAST)`, `setsockopt(IP_MULTICAST_LOOP)`, `getsockname` |
  * | `socket.receive` | `recvfrom` |
+ * | `receiveFrom` | `recvfrom`, until one comes from the server or the time is over |
  * | `socket.send` | `sendto` |
  * | `socket.close` | `close`: nobody is told |
  *
  * Deno binds a UDP socket when it creates it. The tutorial's client leaves that
- * to its first `sendto`; lesson 03 shows the difference. What does not fit into
- * the buffer of a `receive` is cut off without a word: `--buffer-size` shows
- * that. Without a buffer, `receive` makes one of 65507 bytes each time.
+ * to its first `sendto`. Lesson 03 shows the difference.
  *
  * Try it:
- * - `server`, then `nc -u 127.0.0.1 9527` in another terminal.
- * - `server --buffer-size 4`, and `client` with `hello`: the reply is `hell`.
- * - `client` without a server: after a second, `no reply`. The kernel does say
- *   "port unreachable" (ICMP), but only a connected UDP socket gets to hear it.
- * - `client --host 127.0.0.2` with a `server` on 0.0.0.0: the reply comes from
- *   127.0.0.1, so it is not taken (lesson 03 says why it does).
+ * - `deno task udp_echo server --messages 0`, and in another terminal
+ *   `deno task udp_echo client`: type lines, and `q` to quit. An empty line is
+ *   a datagram too.
+ * - `deno task udp_echo server 9527 --buffer-size 4`, and in another terminal
+ *   `deno task udp_echo client 127.0.0.1 9527`, with `hello`: the reply is
+ *   `hell`. `recvfrom` throws away what does not fit into the buffer.
+ * - `deno task udp_echo client --port 9`, and type a line: `no reply`, after a
+ *   second. Nobody is there, and the kernel has heard so (ICMP, "port
+ *   unreachable"). It tells that only to a socket that is connected.
+ * - `deno task udp_echo server`, and `deno task udp_echo client 127.0.0.2`:
+ *   the reply comes from 127.0.0.1, and the client ignores it. Lesson 03 says
+ *   why. With `server --host 127.0.0.2` it is the right one.
  *
- * What is still missing: a lost datagram stays lost. Lesson 11 sends again, and
- * sees to it that each request gets one answer.
+ * In the tutorial this is `server()` and `client()` of its UDP part, in the steps
+ * of "UDP服务器端的流程" and "UDP客户端的流程". Its command lines work here:
+ * `server PORT` and `client IP PORT`. What its program gets wrong:
+ * - `recvfrom(client_sock, ..., &serv_addr, &serv_len)` overwrites the server's
+ *   address with that of whoever sends a datagram. The next line goes there.
+ * - When a reply is lost, its client waits for ever.
+ * - When a reply comes late or twice, it prints it as the reply to another line.
+ * - `scanf("%s")` splits a line at its spaces, and writes past the buffer if a
+ *   word is long. At the end of its input it sends the last word for ever.
+ * - A datagram that fills `message` has no NUL behind it for `printf("%s")`.
+ * - The server passes the -1 of a failed `recvfrom` on to `sendto` as a length.
+ *
+ * What can still go wrong: a late reply to one line may come while the next line
+ * waits. The client cannot know that, and prints it as the reply to the wrong
+ * line. Then there is one reply too many in the end. The client looks for it
+ * before each line, and for 0.2 s behind the last one. If it finds it, the exit
+ * code says that not all is well. If it comes later, nobody does.
+ *
+ * What is still missing: ids, so that each reply says which request it answers.
+ * And a lost datagram stays lost. Lesson 11 has ids, and sends again.
  *
  * @module
  */
 
 import { lookup } from "node:dns/promises";
-import { forkServer } from "../lib/child.ts";
+import { announce, formatAddress, quoteBytes } from "../lib/describe.ts";
+import { writeFull, type Writer } from "../lib/full_io.ts";
+import { forkServer } from "../lib/harness/child.ts";
 import {
   clientOptions,
   demoOptions,
-  describeError,
-  failed,
-  flagOption,
-  integerOption,
-  type Io,
   mode,
-  needUnstableNet,
-  runLesson,
   serverOptions,
-} from "../lib/command_line.ts";
-import { writeFull } from "../lib/full_io.ts";
-import { abortable, withDeadline } from "../lib/deadline.ts";
-import { SequenceDiagram } from "../lib/sequence_diagram.ts";
-import {
-  formatAddress,
-  quoteBytes,
-  type Trace,
-  traceTo,
-} from "../lib/trace.ts";
+} from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { askLines, hasInput } from "../lib/lines.ts";
+import { receiveFrom } from "../lib/receive_from.ts";
+import { needUnstableNet } from "../lib/unstable_net.ts";
 
 /** The length field of UDP counts 65535 bytes, its header included. */
-const BUFFER_SIZE = 65535;
-/** How many requests are remembered, for replies that come late or twice. */
-const MAX_REMEMBERED = 100;
+const LARGEST = 65535;
 const NEWLINE = 0x0a;
+const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Options of {@linkcode server}. */
-export interface ServerOptions {
-  /** The address to bind to; every one of this host by default. */
-  hostname?: string;
-  /** The port, 9527 by default; 0 lets the kernel choose one. */
-  port?: number;
-  /** How many datagrams to send back, 10 by default; 0 is no limit. */
-  messages?: number;
-  /** Bytes of a datagram that are read, by default all; the rest is lost. */
-  bufferSize?: number;
-  /** Ends the server. */
-  signal?: AbortSignal;
-  /** Gets the address when datagrams can be sent to it. */
-  onListen?: (address: Deno.NetAddr) => void;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
-
-/**
- * Sends each datagram back to its sender. Resolves when it has closed, by
- * itself or because of the signal.
- *
- * @throws {Error} `bind HOST:PORT`, with the system's error as its `cause`.
- * @throws The signal's reason, if it is aborted already.
- */
-export async function server(options: ServerOptions = {}): Promise<void> {
-  const { hostname = "0.0.0.0", port = 9527, messages = 10 } = options;
-  const { bufferSize = BUFFER_SIZE, signal, onListen, trace = () => {} } =
-    options;
+/** Sends each datagram back to its sender; 0 `messages` is no limit. */
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  messages = 10,
+  bufferSize = LARGEST,
+  onListen = announce,
+} = {}): Promise<void> {
   needUnstableNet();
-  signal?.throwIfAborted();
-
-  // Create a socket and give it its address. There is nothing to listen for
-  // and nobody to accept: one socket serves all.
-  const socket = await Promise.try(() =>
-    Deno.listenDatagram({ hostname, port, transport: "udp" })
-  ).catch(failed(`bind ${formatAddress({ hostname, port })}`));
-  const address = socket.addr as Deno.NetAddr;
-
-  // Closing makes a waiting receive() reject, so the loop ends.
-  const closeSocket = () => {
-    trace("close");
-    socket.close();
-  };
-  signal?.addEventListener("abort", closeSocket, { once: true });
+  // Nothing to listen for, and nobody to accept: one socket serves all.
+  const socket = Deno.listenDatagram({ hostname, port, transport: "udp" });
   try {
-    trace(`socket, bind ${formatAddress(address)}`);
-    onListen?.(address);
+    const address = socket.addr as Deno.NetAddr;
+    onListen(address);
+
     const buffer = new Uint8Array(bufferSize);
-    for (let i = 0; messages === 0 || i < messages; i++) {
+    for (let answered = 0; messages === 0 || answered < messages;) {
       const [data, sender] = await socket.receive(buffer);
-      const from = formatAddress(sender as Deno.NetAddr);
-      trace(`recvfrom ${from} ${data.length} bytes ${quoteBytes(data)}`);
-      trace(`sendto ${from} ${data.length} bytes`, "to peer");
-      // One sender that cannot be answered is no reason to leave the others.
-      await socket.send(data, sender).catch((error) =>
-        trace(`not answered: ${describeError(error)}`)
-      );
+      // A sender's address can be forged. Were it that of this server, or of
+      // another one like it, they would send one echo around for ever.
+      if ((sender as Deno.NetAddr).port === address.port) continue;
+      // An echo that cannot be sent is lost, as any datagram may be.
+      await socket.send(data, sender).catch(() => {});
+      answered++;
     }
-  } catch (error) {
-    if (!signal?.aborted) throw error;
   } finally {
-    signal?.removeEventListener("abort", closeSocket);
-    if (!signal?.aborted) closeSocket();
+    socket.close(); // Not by `using`, which a UDP socket does not know.
   }
 }
 
-/** Options of {@linkcode client}. */
-export interface ClientOptions {
-  /** The server's address, 127.0.0.1 by default. */
-  hostname?: string;
-  /** The server's port, 9527 by default. */
-  port?: number;
-  /** What to send next: one datagram, or several at once; then `null`. */
-  next: () => Promise<Uint8Array[] | null>;
-  /** How long to wait for the replies, in milliseconds, 1000 by default. */
-  timeout?: number;
-  /** Where the replies go, byte for byte. */
-  output: { write(p: Uint8Array): Promise<number> };
-  /** Gets what went wrong with a datagram; the others go on. */
-  report: (error: unknown) => void;
-  /** Ends the client, which rejects with the signal's reason. */
-  signal?: AbortSignal;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
-
 /**
- * Sends datagrams, and waits for their replies.
+ * Sends each line as a datagram, and takes the next one that comes from the
+ * server for its reply.
  *
- * @returns 0, or 1 if there was one without a reply.
- * @throws {Error} `lookup HOST`, with the system's error as its `cause`.
+ * @returns 0, or 1 if it was not one reply for each line.
  */
-export async function client(options: ClientOptions): Promise<number> {
-  const { hostname = "127.0.0.1", port = 9527, next, timeout = 1000 } = options;
-  const { output, report, signal, trace = () => {} } = options;
-  const address = formatAddress({ hostname, port });
+export async function client({
+  hostname = "127.0.0.1",
+  port = 9527,
+  timeout = 1000,
+  lines = askLines("Input message(q to quit):"),
+  output = Deno.stdout as Writer,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
   needUnstableNet();
+  const family = hostname.includes(":") ? 6 : 4;
+  const { address } = await lookup(hostname.replace(/^\[|\]$/g, ""), family);
+  const peer = { hostname: address, port, transport: "udp" as const };
+  const asked = formatAddress(peer);
+  // The replies need an address to come to: any of this host, and a free port.
+  const any = family === 6 ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ ...peer, hostname: any, port: 0 });
 
-  signal?.throwIfAborted();
-
-  // The client's socket needs an address as well: any, and any free port.
-  const any = hostname.includes(":") ? "::" : "0.0.0.0";
-  const socket = await Promise.try(() =>
-    Deno.listenDatagram({ hostname: any, port: 0, transport: "udp" })
-  ).catch(failed(`bind ${formatAddress({ hostname: any, port: 0 })}`));
-  const closeSocket = () => {
-    trace("close");
-    socket.close();
-  };
-  signal?.addEventListener("abort", closeSocket, { once: true });
-
+  const receive = (milliseconds: number) =>
+    receiveFrom(socket, peer, milliseconds, (from) => {
+      const stranger = formatAddress(from);
+      report(new Error(`ignored a datagram from ${stranger}, asked ${asked}`));
+    });
   let status = 0;
-  const fail = (error: unknown) => {
-    status = 1;
-    report(error);
+  /** What comes while no line waits for a reply has come late, or twice. */
+  const takeSurplus = async (milliseconds: number) => {
+    const end = performance.now() + timeout; // It need not stop by itself.
+    while (performance.now() < end) {
+      const data = await receive(milliseconds);
+      if (data === null) return;
+      status = 1;
+      report(new Error(`late or double, no line's reply: ${quoteBytes(data)}`));
+    }
   };
   try {
-    trace(`socket, bind ${formatAddress(socket.addr as Deno.NetAddr)}`);
-    const peer = {
-      transport: "udp" as const,
-      hostname: await resolve(hostname),
-      port,
-    };
-    const buffer = new Uint8Array(BUFFER_SIZE);
-    let receiving: ReturnType<typeof socket.receive> | undefined;
-    const unanswered: Uint8Array[] = [];
-    const answered: Uint8Array[] = [];
-
-    for (let batch; (batch = await abortable(next(), signal)) !== null;) {
-      const waiting: Uint8Array[] = [];
-      for (const data of batch) {
-        trace(`sendto ${data.length} bytes ${quoteBytes(data)}`, "to peer");
-        await socket.send(data, peer).then(
-          () => waiting.push(data),
-          (error) => {
-            signal?.throwIfAborted();
-            trace("sendto failed");
-            fail(new Error(`send ${address}`, { cause: error }));
-          },
-        );
-      }
-
-      const end = performance.now() + timeout;
-      while (waiting.length > 0) {
-        // A receive() that was given up is still there for the next request.
-        receiving ??= socket.receive(buffer);
-        const reply = await withDeadline(receiving, end - performance.now())
-          .catch((error) => {
-            if (error instanceof Deno.errors.TimedOut) return null;
-            throw error;
-          });
+    for await (const line of lines) {
+      await takeSurplus(10);
+      try {
+        const data = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
+        await socket.send(data, peer);
+        const reply = await receive(timeout);
         if (reply === null) {
-          fail(new Error(`no reply from ${address} within ${timeout} ms`));
-          unanswered.unshift(...waiting);
-          unanswered.length = Math.min(unanswered.length, MAX_REMEMBERED);
-          break;
+          throw new Error(`no reply from ${asked} within ${timeout} ms`);
         }
-        receiving = undefined;
-
-        const [data, sender] = reply as [Uint8Array, Deno.NetAddr];
-        if (plain(sender.hostname) !== peer.hostname || sender.port !== port) {
-          const from = formatAddress(sender);
-          report(
-            new Error(`ignored a datagram from ${from}, asked ${address}`),
-          );
-          continue;
-        }
-        trace(`recvfrom ${data.length} bytes ${quoteBytes(data)}`);
-        const asked = takeReply(data, waiting, unanswered, answered);
-        if (asked !== null) {
-          answered.unshift(asked);
-          answered.length = Math.min(answered.length, MAX_REMEMBERED);
-          await writeFull(output, encode("recv:"));
-          await writeFull(output, data);
-          await writeFull(output, encode("\n"));
-        } else trace("ignored: a reply to an earlier line");
+        await writeFull(output, encode("recv:"));
+        await writeFull(output, reply);
+        await writeFull(output, encode("\n"));
+      } catch (error) {
+        status = 1; // For this line; the next one may have more luck.
+        report(error);
       }
     }
-  } catch (error) {
-    throw signal?.aborted ? signal.reason : error;
+    await takeSurplus(200);
   } finally {
-    signal?.removeEventListener("abort", closeSocket);
-    if (!signal?.aborted) closeSocket();
+    socket.close();
   }
   return status;
 }
 
-/**
- * Finds out which request a reply belongs to, as far as its bytes tell, and
- * takes that off its list. An echo is what was sent, or, if the server's buffer
- * was small, its beginning; anything else is a reply to the oldest that waits.
- *
- * @returns The request that has waited for it, or `null` if it is late, or has
- * come before.
- */
-function takeReply(
-  reply: Uint8Array,
-  waiting: Uint8Array[],
-  ...earlier: Uint8Array[][]
-): Uint8Array | null {
-  const isStart = (sent: Uint8Array) =>
-    reply.every((byte, i) => byte === sent[i]);
-  const isSame = (sent: Uint8Array) =>
-    sent.length === reply.length && isStart(sent);
-  for (const belongs of [isSame, isStart, () => true]) {
-    for (const list of [waiting, ...earlier]) {
-      const index = list.findIndex(belongs);
-      if (index < 0) continue;
-      const [sent] = list.splice(index, 1);
-      return list === waiting ? sent : null;
-    }
+/** Two that are sent at once stay two. A stream might bring them as one. */
+async function sendTwo(peer: Deno.NetAddr, print: (line: string) => unknown) {
+  const socket = Deno.listenDatagram({ ...peer, transport: "udp", port: 0 });
+  for (const text of ["two datagrams", "stay two"]) {
+    await socket.send(encode(text), peer);
   }
-  return null;
-}
-
-/** The address that datagrams from `hostname` will come from. */
-async function resolve(hostname: string): Promise<string> {
-  const call = failed(`lookup ${hostname}`);
-  if (hostname.includes(":")) {
-    return await Promise.try(plain, hostname.replace(/^\[|\]$/g, ""))
-      .catch(call);
+  for (let i = 0; i < 2; i++) {
+    const reply = await receiveFrom(socket, peer, 1000);
+    if (reply) await print(`recv:${new TextDecoder().decode(reply)}`);
   }
-  const { address } = await lookup(hostname, 4).catch(call);
-  return plain(address);
+  socket.close();
 }
 
-/** An address in the one form it is compared in. */
-function plain(address: string): string {
-  if (address === "0.0.0.0") return "127.0.0.1"; // Linux sends it there.
-  if (!address.includes(":")) return address;
-  const short = new URL(`http://[${address}]`).hostname.slice(1, -1);
-  return short === "::" ? "::1" : short;
-}
-
-function encode(text: string): Uint8Array<ArrayBuffer> {
-  return new TextEncoder().encode(text);
-}
-
-/** Each line of standard input as one datagram, without its newline. */
-function inputLines({ ask }: Pick<Io, "ask">): ClientOptions["next"] {
-  return async () => {
-    const line = await ask("Input message(q to quit):");
-    return line && [line.at(-1) === NEWLINE ? line.subarray(0, -1) : line];
-  };
-}
-
-/** What `demo` sends where nobody types: the last two at once. */
-function builtInMessages(): ClientOptions["next"] {
-  const batches = [["hello"], [""], ["two datagrams", "stay two"]];
-  return () => Promise.resolve(batches.shift()?.map(encode) ?? null);
-}
-
-/** Options of {@linkcode demo}. */
-export interface DemoOptions extends ServerOptions, ClientOptions {
-  /** Leaves out the diagram. */
-  quiet?: boolean;
-  /** Sends built-in messages. */
-  script?: boolean;
-  /** Whether there is anything to read from standard input. */
-  hasInput: () => Promise<boolean>;
-  /** Prints a line. */
-  print: (line: string) => Promise<void>;
-}
-
-/** Forks the server, runs the client; resolves to the worst status. */
-export async function demo(options: DemoOptions): Promise<number> {
-  const { hostname = "127.0.0.1", port = 0, messages = 0, quiet, print } =
-    options;
-  const { bufferSize = BUFFER_SIZE } = options;
-  const next = options.script || !await options.hasInput()
-    ? builtInMessages()
-    : options.next;
-  const diagram = new SequenceDiagram();
-  const trace = traceTo(diagram.lane("client"));
-
+/** Forks the server, and runs the client. */
+export async function demo({
+  hostname = "127.0.0.1",
+  port = 0,
+  bufferSize = LARGEST,
+  timeout = 1000,
+  script = false,
+  output = Deno.stdout as Writer,
+  print = console.log as (line: string) => unknown,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
+  const isAsked = !script && await hasInput();
+  const lines = isAsked ? undefined : ["hello", "", "你好"].map(encode);
+  const args = { host: hostname, port, messages: 0, "buffer-size": bufferSize };
+  const { url } = import.meta;
+  const flags = SERVER_FLAGS;
   let status = 0;
-  const forked = await forkServer({
-    ...options,
-    url: import.meta.url,
-    flags: SERVER_FLAGS,
-    args: { host: hostname, port, messages, "buffer-size": bufferSize },
-    onEvent: diagram.lane("server"),
-  }, async (port, stop) => {
-    status = await client({ ...options, hostname, port, next, trace });
-    stop(); // There is no end of a connection for the server to see.
-  });
-  if (!quiet) await print(diagram.draw());
+  const forked = await forkServer(
+    { url, flags, args, print, report },
+    async (port, stop) => {
+      status = await client({ hostname, port, timeout, lines, output, report });
+      if (!isAsked) await sendTwo({ hostname, port, transport: "udp" }, print);
+      stop(); // There is no end of a connection for the server to see.
+    },
+  );
   return Math.max(status, forked);
 }
 
 const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
 
 if (import.meta.main) {
-  const messages = integerOption("how many to answer, 0: no limit", 10);
-  const bufferSize = integerOption("bytes read of each", 65535, 1, 65535);
-  const serves = { messages, "buffer-size": bufferSize };
-  const wait = integerOption("milliseconds to wait", 1000, 1, 2 ** 31 - 1);
-  const script = flagOption("send built-in messages, and read no input");
+  const messages = { default: 10, help: "how many to answer, 0: no limit" };
+  const size = { default: LARGEST, min: 1, max: LARGEST };
+  const bufferSize = { ...size, help: "bytes read of each" };
+  const timeout = { default: 1000, min: 1, help: "milliseconds for a reply" };
+  const script = { default: false, help: "send built-in lines, read no input" };
 
   await runLesson({
     url: import.meta.url,
@@ -395,34 +249,25 @@ if (import.meta.main) {
       demo: mode({
         help: "a server process, and a client on standard input",
         flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
-        options: {
-          ...demoOptions,
-          ...serves,
-          messages: { ...messages, default: 0 },
-          timeout: wait,
-          script,
-        },
-        run: (options) =>
-          demo({
-            ...options,
-            bufferSize: options["buffer-size"],
-            next: inputLines(options),
-          }),
+        options: { ...demoOptions, bufferSize, timeout, script },
+        show: "diagram", // stage
+        run: demo,
       }),
       server: mode({
         help: "sends each datagram back to its sender",
         flags: SERVER_FLAGS,
-        options: { ...serverOptions, ...serves },
+        options: { ...serverOptions, messages, bufferSize },
         operands: ["port"],
-        run: (options) =>
-          server({ ...options, bufferSize: options["buffer-size"] }),
+        show: "trace", // stage
+        run: server,
       }),
       client: mode({
-        help: "sends each line of standard input, up to q or Q",
+        help: "sends the lines of standard input, up to q or Q",
         flags: ["--allow-net", "--unstable-net"],
-        options: { ...clientOptions, timeout: wait },
+        options: { ...clientOptions, timeout },
         operands: ["host", "port"],
-        run: (options) => client({ ...options, next: inputLines(options) }),
+        show: "trace", // stage
+        run: client,
       }),
     },
   });

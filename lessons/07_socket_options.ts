@@ -10,17 +10,18 @@
  * @see 06_udp_echo.ts
  * @see 08_closing.ts
  *
- * Options are how a program and the kernel talk about a socket. To set one is
- * to ask: the kernel rounds, doubles, limits or refuses, and says so only to
- * those who read the option back. Every value below was read with getsockopt(2)
- * in this run.
+ * A socket has options: how large its buffers are, whether it sends small
+ * segments at once, and many more. A program can read and set them. To set an
+ * option is to ask for it: the kernel doubles a value, limits it, or refuses it.
+ * Only who reads the option back finds out. This lesson sets options and prints
+ * what the kernel says before and after.
  *
- * In the tutorial: `lession76`, whose six lines come first here, and its
- * sentence that a socket's type is decided when it is created.
- *
- * What the tutorial's program gets wrong: it ignores what `setsockopt` returns,
- * and takes 32768 for an answer to 16384 without a word. Linux doubles the
- * value, because it counts its own bookkeeping as well (socket(7)).
+ * What to look at:
+ * - The first lines of `demo()` are the tutorial's program, line by line.
+ * - `ask()` reads an option, sets it, and reads it again.
+ * - `libc.descriptorOf(conn)` finds the descriptor of a connection of Deno's. An
+ *   option belongs to the socket, not to the library that asks: so libc reads
+ *   and sets those of Deno's own connections.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -28,32 +29,34 @@
  * | `socket.setsockopt` | `setsockopt` |
  * | `conn.setNoDelay` | `setsockopt(TCP_NODELAY)` |
  * | `conn.setKeepAlive` | `setsockopt(SO_KEEPALIVE)` |
- * | `libc.descriptorOf` | `getsockname`, `getpeername` of every descriptor |
+ * | `libc.descriptorOf` | `getdents64` of `/proc/self/fd`, `getsockname`, `getsockopt(SO_TYPE)`, `getpeername` |
  *
- * Deno has calls for TCP_NODELAY and SO_KEEPALIVE, and none for the others. But
- * an option belongs to the socket, not to the library that asks: libc reads and
- * sets them on Deno's own connections (`--allow-ffi`). The limits stand in
+ * Deno has calls for TCP_NODELAY and SO_KEEPALIVE, and none for other options.
+ * These go through libc (`--allow-ffi`). The limits of this host stand in
  * `/proc/sys`, which Deno reads by `cat` (`--allow-run=cat`).
  *
  * Try it:
- * - `07_socket_options.ts --send-buffer 1`, and with 2147483647: the least and
- *   the most are where the table says.
- * - `strace -f -e trace=getsockopt,setsockopt deno run ...`.
- * - `ss -tm` while a connection is open: its buffers, from outside.
+ * - `deno task socket_options --send-buffer 1`, and the same with `2147483647`:
+ *   the least and the most are where the third table says.
+ * - `strace -f -e trace=getsockopt,setsockopt deno task socket_options`: the
+ *   same values, as the kernel got them.
  *
- * What is still missing: SO_REUSEADDR can be set, but what is it good for? That
- * takes a look at how connections end, in lessons 08 and 09.
+ * In the tutorial it is `lession76`, and the sentence that a socket's type is
+ * decided when it is created. What its program gets wrong:
+ * - It ignores what `setsockopt` returns.
+ * - It asks for 16384, gets 32768, and says nothing about it. Linux doubles the
+ *   value, because it counts its own bookkeeping as well (socket(7)).
+ *
+ * What is still missing: SO_REUSEADDR can be set, but what is it good for? To
+ * know that, one must know how connections end: lessons 08 and 09.
  *
  * @module
  */
 
-import {
-  integerOption,
-  mode,
-  quietOption,
-  runLesson,
-} from "../lib/command_line.ts";
-import { abortable } from "../lib/deadline.ts";
+import { outcomeOf } from "../lib/describe.ts";
+import { mode } from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
 import {
   type Libc,
   type LibcDescriptor,
@@ -62,27 +65,19 @@ import {
   SOCK_STREAM,
   type SocketOption,
 } from "../lib/libc_socket.ts";
-import { formatTable } from "../lib/table.ts";
 import { cat } from "../lib/tcp_table.ts";
 
+const LOOPBACK = "127.0.0.1";
 const INT_MAX = 2 ** 31 - 1;
 
-/** Options of {@linkcode demo}. */
-export interface DemoOptions {
-  /** The SO_SNDBUF to ask for, in bytes; 16384 by default. */
-  sendBuffer?: number;
-  /** The SO_RCVBUF to ask for, in bytes; 16384 by default. */
-  receiveBuffer?: number;
-  /** Gets each table. */
-  print: (text: string) => void;
-}
-
 /** Reads options, sets them, and reads them again. */
-export async function demo(options: DemoOptions): Promise<void> {
-  const { sendBuffer = 16384, receiveBuffer = 16384, print } = options;
+export async function demo({
+  sendBuffer = 16384,
+  receiveBuffer = 16384,
+  print = console.log as (line: string) => unknown,
+} = {}): Promise<void> {
   using libc = openLibc();
 
-  // The tutorial's program, line by line.
   using tcp = libc.socket(SOCK_STREAM);
   using udp = libc.socket(SOCK_DGRAM);
   print(`SOCK_STREAM:${SOCK_STREAM}`);
@@ -91,20 +86,16 @@ export async function demo(options: DemoOptions): Promise<void> {
   print(`udp_sock type is :${udp.getsockopt("SO_TYPE")}`);
   print(`tcp_sock send buffer size is :${tcp.getsockopt("SO_SNDBUF")}`);
   tcp.setsockopt("SO_SNDBUF", sendBuffer);
-  print(`*tcp_sock send buffer size is :${tcp.getsockopt("SO_SNDBUF")}\n`);
+  const got = tcp.getsockopt("SO_SNDBUF");
+  print(`*tcp_sock send buffer size is :${got}\n`);
 
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const { port } = listener.addr;
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  const descriptor = libc.descriptorOf(conn);
   using newTcp = libc.socket(SOCK_STREAM);
-
-  print("What becomes of a value that is asked for:");
-  const sockets = {
-    "TCP": newTcp,
-    "UDP": udp,
-    "Deno": libc.descriptorOf(conn),
-  };
-  const asked: [SocketOption, number][] = [
+  const sockets = { TCP: newTcp, UDP: udp, Deno: descriptor };
+  const wishes: [SocketOption, number][] = [
     ["SO_SNDBUF", sendBuffer],
     ["SO_RCVBUF", receiveBuffer],
     ["SO_REUSEADDR", 1],
@@ -113,16 +104,14 @@ export async function demo(options: DemoOptions): Promise<void> {
     ["SO_TYPE", SOCK_DGRAM],
     ["SO_ERROR", 1],
   ];
-  const rows: (string | number)[][] = [];
-  for (const [option, value] of asked) {
+  const answers: (string | number)[][] = [];
+  for (const [option, value] of wishes) {
     for (const [name, socket] of Object.entries(sockets)) {
-      const before = read(socket, option);
-      const refusal = write(socket, option, value);
-      const after = refusal ?? read(socket, option);
-      rows.push([option, name, before, value, after]);
+      answers.push([option, name, ...await ask(socket, option, value)]);
     }
   }
-  print(formatTable(["option", "socket", "before", "asked", "after"], rows));
+  print("What becomes of a value that is asked for:");
+  print(formatTable(["option", "socket", "before", "asked", "after"], answers));
   print(`
 Deno's is a live connection: TCP sizes its buffers as it goes (tcp(7)).
 ENOPROTOOPT is a refusal: a type is decided when the socket is created, an error
@@ -133,111 +122,88 @@ can only be read, and UDP has no TCP_NODELAY (EOPNOTSUPP says the same).
   print(formatTable(
     ["option", "asked", "got", "asked", "got", "limit", "got/limit"],
     [
-      await limits(libc, "SO_SNDBUF", "net/core/wmem_max"),
-      await limits(libc, "SO_RCVBUF", "net/core/rmem_max"),
+      ["SO_SNDBUF", ...await limits(libc, "SO_SNDBUF", "wmem_max")],
+      ["SO_RCVBUF", ...await limits(libc, "SO_RCVBUF", "rmem_max")],
     ],
   ));
-  const got = tcp.getsockopt("SO_SNDBUF");
   print(`
 The limit is wmem_max or rmem_max in /proc/sys/net/core. Asked for
 ${sendBuffer}, the tutorial's socket got ${got}. By socket(7) the kernel cuts a
 value to the limit and then doubles it, to make room for its own bookkeeping.
 `);
 
-  print("Deno's two calls, as the kernel sees them:");
+  print("Deno's two calls turn off what libc has turned on above:");
+  const read = () => [
+    descriptor.getsockopt("TCP_NODELAY"),
+    descriptor.getsockopt("SO_KEEPALIVE"),
+  ];
+  const before = read();
+  conn.setNoDelay(false);
+  conn.setKeepAlive(false);
+  const after = read();
   print(formatTable(["call", "option", "before", "after"], [
-    ...denoCalls(conn, libc.descriptorOf(conn)),
+    ["conn.setNoDelay(false)", "TCP_NODELAY", before[0], after[0]],
+    ["conn.setKeepAlive(false)", "SO_KEEPALIVE", before[1], after[1]],
   ]));
 
   print(
-    `\nLesson 04's first write of 64 MiB, without and with this SO_SNDBUF:`,
+    "\nLesson 04's first write of 64 MiB, without and with this SO_SNDBUF:",
   );
   print(formatTable(["SO_SNDBUF", "accepted"], [
-    await firstWrite(libc, null),
+    await firstWrite(libc),
     await firstWrite(libc, sendBuffer),
   ]));
-  print(
-    "It may be more than the buffer: the kernel takes a write in pieces, and",
-  );
-  print("looks at the limit before each of them.");
+  print(`It may be more than the buffer: the kernel takes a write in pieces, and
+looks at the limit before each of them.`);
 }
 
-/** An option's value, or the name of the error. */
-function read(socket: LibcDescriptor, option: SocketOption): number | string {
-  try {
-    return socket.getsockopt(option);
-  } catch (error) {
-    return (error as { code: string }).code;
-  }
-}
-
-/** The name of the error, or `null`. */
-function write(
+/** What an option was, what it should be, and what it is now, or the error. */
+async function ask(
   socket: LibcDescriptor,
   option: SocketOption,
   value: number,
-): string | null {
-  try {
-    socket.setsockopt(option, value);
-    return null;
-  } catch (error) {
-    return (error as { code: string }).code;
-  }
+): Promise<(string | number)[]> {
+  const read = () => outcomeOf(() => socket.getsockopt(option));
+  const before = await read();
+  const refusal = await outcomeOf(() => socket.setsockopt(option, value));
+  return [before, value, refusal ?? await read()];
 }
 
 /** The least and the most that a TCP socket gets, and the host's limit. */
 async function limits(libc: Libc, option: SocketOption, limit: string) {
-  const row: (string | number)[] = [option];
+  const cells: (string | number)[] = [];
   for (const asked of [0, INT_MAX]) {
     using socket = libc.socket(SOCK_STREAM);
     socket.setsockopt(option, asked);
-    row.push(asked, socket.getsockopt(option));
+    cells.push(asked, socket.getsockopt(option));
   }
-  const text = await cat(`/proc/sys/${limit}`);
-  if (text === "") return [...row, "unknown", "unknown"]; // Hidden from here.
-  return [...row, Number(text), Number(row.at(-1)) / Number(text)];
-}
-
-function denoCalls(conn: Deno.TcpConn, descriptor: LibcDescriptor) {
-  conn.setNoDelay(false);
-  conn.setKeepAlive(false);
-  const before = [
-    descriptor.getsockopt("TCP_NODELAY"),
-    descriptor.getsockopt("SO_KEEPALIVE"),
-  ];
-  conn.setNoDelay(true);
-  conn.setKeepAlive(true);
-  return [
-    [
-      "conn.setNoDelay(true)",
-      "TCP_NODELAY",
-      before[0],
-      descriptor.getsockopt("TCP_NODELAY"),
-    ],
-    [
-      "conn.setKeepAlive(true)",
-      "SO_KEEPALIVE",
-      before[1],
-      descriptor.getsockopt("SO_KEEPALIVE"),
-    ],
-  ];
+  try {
+    const most = Number(await cat(`/proc/sys/net/core/${limit}`));
+    return [...cells, most, Number(cells.at(-1)) / most];
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    return [...cells, "unknown", "unknown"]; // A container may not show it.
+  }
 }
 
 /** How much a write accepts when nobody reads. */
-async function firstWrite(libc: Libc, sendBuffer: number | null) {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+async function firstWrite(libc: Libc, sendBuffer?: number): Promise<number[]> {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const { port } = listener.addr;
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
   using _peer = await listener.accept();
-  const descriptor = libc.descriptorOf(conn);
-  if (sendBuffer !== null) descriptor.setsockopt("SO_SNDBUF", sendBuffer);
-  const size = descriptor.getsockopt("SO_SNDBUF");
+  const socket = libc.descriptorOf(conn);
+  if (sendBuffer !== undefined) socket.setsockopt("SO_SNDBUF", sendBuffer);
+  const size = socket.getsockopt("SO_SNDBUF");
   return [size, await conn.write(new Uint8Array(64 * 1024 * 1024))];
 }
 
 if (import.meta.main) {
-  const size = (name: string) =>
-    integerOption(`the ${name} to ask for, in bytes`, 16384, 0, INT_MAX);
+  const size = (name: string) => ({
+    default: 16384,
+    max: INT_MAX,
+    help: `the ${name} to ask for, in bytes`,
+  });
 
   await runLesson({
     url: import.meta.url,
@@ -247,18 +213,10 @@ if (import.meta.main) {
         help: "options, before and after",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
         options: {
-          "send-buffer": size("SO_SNDBUF"),
-          "receive-buffer": size("SO_RCVBUF"),
-          ...quietOption,
+          sendBuffer: size("SO_SNDBUF"),
+          receiveBuffer: size("SO_RCVBUF"),
         },
-        run: (options) => {
-          const sendBuffer = options["send-buffer"];
-          const receiveBuffer = options["receive-buffer"];
-          return abortable(
-            demo({ ...options, sendBuffer, receiveBuffer }),
-            options.signal,
-          );
-        },
+        run: demo,
       }),
     },
   });

@@ -11,26 +11,20 @@
  * @see 07_socket_options.ts
  * @see 09_time_wait.ts
  *
- * A TCP connection is two streams, and each side ends its own: it sends a FIN,
- * which the other side acknowledges. That is four segments, the "four-way
- * close", and two ends that pass through several states. The one that sends its
- * FIN first ends in TIME-WAIT. `demo` starts a client and a server as processes
- * of their own, tells them call by call what to do, and after each asks the
- * kernel for the state of both ends: `/proc/net/tcp`, where lists of sockets
- * like those of `ss` and `netstat` come from.
+ * A TCP connection is two streams, one in each direction. Each side ends its own
+ * stream: it sends a FIN, and the other side acknowledges it. These are four
+ * segments, the "four-way close". Meanwhile both ends pass through several
+ * states, and the end that sent its FIN first waits in TIME-WAIT. The demo
+ * starts a client and a server as processes of their own. It tells each one what
+ * to call, and after each call it asks the kernel for the states of both ends.
  *
- * In the tutorial: "在客户端控制台输入Q消息,或通过CTRL+C终止程序" and the four-way
- * close behind it ("四次挥手"), which it tells and does not show.
- *
- * What the tutorial gets wrong:
- * - "服务关闭的时候,客户端自动关闭" (the server closes, so the client closes by
- *   itself): nothing closes by itself. The client's next read says that the
- *   stream has ended, and its own end stays in CLOSE-WAIT until it closes it.
- * - "close(client); // 可以注释" (may be commented out): then the client waits
- *   for an end that does not come before the server's process ends.
- * - Ctrl+C is no other way of closing: the kernel closes what a process leaves
- *   open. All that counts is who is first, as the tutorial says itself, and
- *   whether anything has been left unread: then it is a reset.
+ * What to look at:
+ * - `SCENES` says who calls what. `play()` makes the calls.
+ * - `peer()` is one such process: it makes the calls that it reads.
+ * - The states come from `/proc/net/tcp`, where `ss` and `netstat` also look.
+ *   One reading serves both ends, so that both are of the same moment.
+ * - A FIN says "no more from me", and not "I am gone": in the fourth scene the
+ *   client still gets its answer behind its own FIN.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -40,16 +34,29 @@
  * | `LibcSocket.close` | `close` |
  * | the end of the process | none: the kernel closes all that is open |
  *
- * Deno's own `close` always calls `shutdown` first, so its peer reads a clean
- * end even where data was thrown away unread, which `close` alone answers by a
- * reset. The last table shows it.
+ * Deno's own `close` always calls `shutdown` first. So its peer reads a clean
+ * end, even where data was thrown away unread. After `close` alone that would be
+ * a reset. The last table shows that.
  *
  * Try it:
- * - `peer` in two terminals. In one `listen 9527`, in the other `connect 9527`,
- *   then `accept`, `write hello`, `read`, `closeWrite`, `close` in any order.
- * - In a third, `watch -n 0.2 'ss -tan | grep 9527'`: the same states.
- * - `pid` in one of them, and `kill -9` that: the other one's `read` says what
- *   the kernel did. `unlisten` and `exit` are there as well.
+ * - `deno task closing peer` in two terminals. In one type `listen 9527`, in the
+ *   other one `connect 9527`. Then type `accept`, `write hello`, `read`,
+ *   `closeWrite` and `close`, in any order.
+ * - `watch -n 0.2 'ss -tan | grep 9527'` in a third one: the same states.
+ * - Type `pid` in one of them, and `kill -9` that process: what the other one
+ *   reads is what the kernel did. `unlisten` and `exit` are there as well.
+ *
+ * In the tutorial it is "在客户端控制台输入Q消息,或通过CTRL+C终止程序" and the
+ * four-way close behind it ("四次挥手"). The tutorial tells it, and does not show
+ * it. What it gets wrong:
+ * - "服务关闭的时候,客户端自动关闭" (when the server closes, the client closes by
+ *   itself). Nothing closes by itself. The client's next read says that the
+ *   stream has ended, and its end stays in CLOSE-WAIT until the client closes.
+ * - "close(client); // 可以注释" (may be commented out). Then the client waits
+ *   for an end that does not come before the server's process ends.
+ * - Ctrl+C is no other way to close: the kernel closes what a process leaves
+ *   open. Two things count: who is first, as the tutorial says itself, and
+ *   whether data was left unread, because then it is a reset.
  *
  * What is still missing: why TIME-WAIT is there, and what it does to a server
  * that wants to start again. That is lesson 09.
@@ -57,41 +64,35 @@
  * @module
  */
 
-import { spawnDeno, textLines } from "../lib/child.ts";
 import {
   describeError,
-  mode,
-  quietOption,
-  runLesson,
-} from "../lib/command_line.ts";
-import { abortable } from "../lib/deadline.ts";
+  formatAddress,
+  outcomeOf,
+  quoteBytes,
+} from "../lib/describe.ts";
 import { writeFull } from "../lib/full_io.ts";
+import { spawnDeno, textLines } from "../lib/harness/child.ts";
+import { mode } from "../lib/harness/command_line.ts";
+import { beforeExit, runLesson } from "../lib/harness/run_lesson.ts";
+import { SequenceDiagram } from "../lib/harness/sequence_diagram.ts";
+import { formatTable } from "../lib/harness/table.ts";
 import {
   type Libc,
   openLibc,
   SIGINT,
   SOCK_STREAM,
 } from "../lib/libc_socket.ts";
-import { SequenceDiagram } from "../lib/sequence_diagram.ts";
-import { formatTable } from "../lib/table.ts";
-import { readTcpTable } from "../lib/tcp_table.ts";
-import { formatAddress, quoteBytes } from "../lib/trace.ts";
+import { askLines } from "../lib/lines.ts";
+import { endOf, readTcpTable } from "../lib/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Options of {@linkcode peer}. */
-export interface PeerOptions {
-  /** Gets the next call to make; `null` is the end. */
-  ask: (prompt: string) => Promise<Uint8Array | null>;
-  /** Gets what each call returned. */
-  print: (text: string) => void;
-  /** Ends it, whatever it waits for. */
-  signal?: AbortSignal;
-}
-
 /** One socket, and the calls that somebody types. */
-export async function peer({ ask, print, signal }: PeerOptions): Promise<void> {
+export async function peer({
+  lines = askLines("call> "),
+  print = console.log as (line: string) => unknown,
+} = {}): Promise<void> {
   let listener: Deno.TcpListener | undefined;
   let conn: Deno.TcpConn | undefined;
   const listening = () => {
@@ -102,7 +103,7 @@ export async function peer({ ask, print, signal }: PeerOptions): Promise<void> {
     if (conn) return conn;
     throw new Error("No connection: listen and accept, or connect");
   };
-  const calls: Record<string, (operand: string) => Promise<string> | string> = {
+  const calls: Record<string, (operand: string) => unknown> = {
     listen(port) {
       listener?.close();
       listener = undefined;
@@ -115,11 +116,9 @@ export async function peer({ ask, print, signal }: PeerOptions): Promise<void> {
       conn = accepted;
       return formatAddress(conn.remoteAddr);
     },
-    async connect(port) {
-      const connected = await Deno.connect({
-        hostname: LOOPBACK,
-        port: toPort(port),
-      });
+    async connect(text) {
+      const port = toPort(text);
+      const connected = await Deno.connect({ hostname: LOOPBACK, port });
       conn?.close();
       conn = connected;
       return `as ${formatAddress(conn.localAddr)}`;
@@ -130,33 +129,29 @@ export async function peer({ ask, print, signal }: PeerOptions): Promise<void> {
       if (count === null) return "end of stream";
       return `${count} bytes ${quoteBytes(buffer.subarray(0, count))}`;
     },
-    async write(text) {
-      return `${await writeFull(connected(), encode(text))} bytes`;
-    },
-    closeWrite: () => connected().closeWrite().then(() => ""),
+    write: async (text) =>
+      `${await writeFull(connected(), encode(text))} bytes`,
+    closeWrite: () => connected().closeWrite(),
     close() {
       connected().close();
       conn = undefined;
-      return "";
     },
     unlisten() {
       listening().close();
       listener = undefined;
-      return "";
     },
-    pid: () => String(Deno.pid),
+    pid: () => Deno.pid,
     exit: () => Deno.exit(0), // Whatever is open.
   };
-  const names = Object.keys(calls).join(", ");
-  for (let line; (line = await ask("call> ")) !== null;) {
+  for await (const line of lines) {
     const [, name, operand] = new TextDecoder().decode(line).trim()
-      .match(/^(\S*) ?(.*)$/)!;
+      .match(/^(\S*) ?(.*)$/s)!;
     try {
-      if (!Object.hasOwn(calls, name)) throw new Error(`one of ${names}`);
-      const result = Promise.try(calls[name], operand);
-      print(`${name} ${await abortable(result, signal)}`.trimEnd());
+      if (!Object.hasOwn(calls, name)) {
+        throw new Error(`one of ${Object.keys(calls).join(", ")}`);
+      }
+      print(`${name} ${await calls[name](operand) ?? ""}`.trimEnd());
     } catch (error) {
-      signal?.throwIfAborted();
       print(`${name}: ${describeError(error)}`);
     }
   }
@@ -175,6 +170,11 @@ class RemotePeer implements AsyncDisposable {
   #errors = (async () => {
     for await (const line of textLines(this.#child.stderr)) console.error(line);
   })();
+  #end = () => this[Symbol.asyncDispose]();
+
+  constructor() {
+    beforeExit.add(this.#end); // A signal must leave no process behind.
+  }
 
   /** Makes a call, and returns what came out. */
   async call(line: string): Promise<string> {
@@ -182,11 +182,17 @@ class RemotePeer implements AsyncDisposable {
     return (await this.#output.next()).value ?? "the process has ended";
   }
 
+  /** Starts to listen, and returns the port. */
+  async listen(): Promise<number> {
+    return Number((await this.call("listen")).split(":").at(-1));
+  }
+
   /** Waits until the process has ended. */
   async ended(): Promise<void> {
     while (!(await this.#output.next()).done);
     await this.#errors;
     await this.#child.status;
+    beforeExit.delete(this.#end);
   }
 
   async [Symbol.asyncDispose]() {
@@ -232,66 +238,42 @@ const SCENES: Record<string, Step[]> = {
   ],
 };
 
-/** Options of {@linkcode demo}. */
-export interface DemoOptions {
-  /** Gets each diagram and table. */
-  print: (text: string) => void;
-  /** Leaves out the diagrams. */
-  quiet?: boolean;
-  /** Gives up. */
-  signal?: AbortSignal;
-}
-
 /** Closes connections in every way there is. */
-export async function demo(options: DemoOptions): Promise<void> {
-  const { print, quiet, signal } = options;
+export async function demo({
+  mermaid = false,
+  print = console.log as (line: string) => unknown,
+} = {}): Promise<void> {
   using libc = openLibc();
-  try {
-    for (const [title, steps] of Object.entries(SCENES)) {
-      signal?.throwIfAborted();
-      const diagram = await play(libc, steps, signal);
-      if (!quiet) print(`${title}\n${diagram.draw()}\n`);
-    }
-    signal?.throwIfAborted();
-    print('"When the server closes, the client closes by itself":');
-    print(formatTable(["", "", "observed"], await claims()) + "\n");
-    signal?.throwIfAborted();
-    print("Abrupt ends, and Deno's own close():");
-    print(formatTable(
-      ["the server", "the client's read", "its next write"],
-      await abruptEnds(libc),
-    ));
-  } catch (error) {
-    // On a terminal Ctrl+C reaches the peers as well, and ends them.
-    throw signal?.aborted ? signal.reason : error;
+  for (const [title, steps] of Object.entries(SCENES)) {
+    const diagram = await play(libc, steps);
+    print(`${title}\n${mermaid ? diagram.mermaid() : diagram.draw()}\n`);
   }
+  print('"When the server closes, the client closes by itself":');
+  print(formatTable(["", "", "observed"], await claims()) + "\n");
+  print("Deno's own close(), and abrupt ends:");
+  const head = ["the server", "the client's read", "its next write"];
+  print(formatTable(head, await abruptEnds(libc)));
 }
 
 /** Plays a scene with two processes, and asks the kernel after each step. */
-async function play(
-  libc: Libc,
-  steps: Step[],
-  signal?: AbortSignal,
-): Promise<SequenceDiagram> {
+async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
   await using client = new RemotePeer();
   await using server = new RemotePeer();
   const peers = { client, server };
   const diagram = new SequenceDiagram();
-  const port = (await server.call("listen 0")).split(":").at(-1)!;
-  let clientPort = "";
+  const port = await server.listen();
+  let clientPort = 0;
 
   for (const [who, call, arrow] of steps) {
-    signal?.throwIfAborted();
     const at = performance.now();
     let what = call;
     if (call === "SIGINT") {
       const [, pid] = (await peers[who].call("pid")).split(" ");
       libc.kill(Number(pid), SIGINT); // What Ctrl+C does.
       await peers[who].ended();
-      what = "SIGINT";
     } else if (call === "connect") {
       what = await client.call(`connect ${port}`);
-      clientPort = what.split(":").at(-1)!;
+      clientPort = Number(what.split(":").at(-1));
     } else what = await peers[who].call(call);
 
     let toPeer = arrow !== undefined;
@@ -304,78 +286,61 @@ async function play(
 }
 
 /** States that the kernel leaves by itself, as soon as an answer comes. */
-const PASSING = [
-  "SYN-SENT",
-  "SYN-RECEIVED",
-  "FIN-WAIT-1",
-  "LAST-ACK",
-  "CLOSING",
-];
+const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
 
 /** The states of both ends, each pair that is seen, until they stay. */
-async function* statesUntilSettled(client: string, server: string) {
+async function* statesUntilSettled(client: number, server: number) {
   let seen = "";
   for (const end = performance.now() + 1000; performance.now() < end;) {
+    const rows = await readTcpTable(); // One look for both ends.
     const states = {
-      client: await stateOf(client, server),
-      server: await stateOf(server, client),
+      client: endOf(rows, client, server)?.state ?? "gone",
+      server: endOf(rows, server, client)?.state ?? "gone",
     };
     const pair = `${states.client} ${states.server}`;
     if (pair !== seen) yield states;
     seen = pair;
-    if (!PASSING.some((name) => pair.includes(name))) return;
+    if (!PASSING.test(pair)) return;
   }
 }
 
-/** The state of one end of a connection, as the kernel lists it. */
-async function stateOf(own: string, other: string): Promise<string> {
-  const row = (await readTcpTable()).find(({ local, remote }) =>
-    local.port === Number(own) && remote.port === Number(other)
-  );
-  return row?.state ?? "gone";
-}
-
 /** What happens to a client whose server closes, or does not. */
-async function claims(): Promise<string[][]> {
+async function claims(): Promise<(string | number)[][]> {
   await using server = new RemotePeer();
-  const port = (await server.call("listen 0")).split(":").at(-1)!;
-  const address = { hostname: LOOPBACK, port: Number(port) };
-  using conn = await Deno.connect(address);
-  const own = String(conn.localAddr.port);
+  const port = await server.listen();
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  const own = conn.localAddr.port;
   await server.call("accept");
-  const rows: string[][] = [];
+  const state = async () =>
+    endOf(await readTcpTable(), own, port)?.state ?? "gone";
+  const rows: (string | number)[][] = [];
 
   await server.call("unlisten");
-  rows.push(
-    ["the listener closes", "the client is in", await stateOf(own, port)],
-  );
+  rows.push(["the listener closes", "the client is in", await state()]);
   await writeFull(conn, encode("hello"));
   rows.push(["", "the server", await server.call("read")]);
-  rows.push(["", "a new client", await outcome(() => Deno.connect(address))]);
+  const connect = async () =>
+    (await Deno.connect({ hostname: LOOPBACK, port })).close();
+  rows.push(["", "a new client", `${await outcomeOf(connect)}`]);
 
-  const reading = outcome(() => conn.read(new Uint8Array(64)));
+  const reading = readOnce(conn);
   const waiting = new Promise<string>((resolve) =>
     setTimeout(() => resolve("waits, after 200 ms"), 200)
   );
-  rows.push([
-    "the connection is left open",
-    "the client's read",
-    await Promise.race([reading, waiting]),
-  ]);
+  const first = await Promise.race([reading, waiting]);
+  rows.push(["the connection is left open", "the client's read", first]);
   await server.call("exit");
   await server.ended();
   rows.push(["the server's process ends", "that read", await reading]);
-  rows.push(["", "the client is in", await stateOf(own, port)]);
+  rows.push(["", "the client is in", await state()]);
   conn.close();
-  rows.push(
-    ["the client closes as well", "the client is in", await stateOf(own, port)],
-  );
+  rows.push(["the client closes as well", "the client is in", await state()]);
   return rows;
 }
 
 /** What a client finds out about a server that ends without reading. */
-async function abruptEnds(libc: Libc): Promise<string[][]> {
-  const rows: string[][] = [];
+async function abruptEnds(libc: Libc): Promise<(string | number)[][]> {
+  const rows: (string | number)[][] = [];
   /** Sends the server something, lets it end, then reads and writes. */
   const observe = async (
     how: string,
@@ -386,53 +351,41 @@ async function abruptEnds(libc: Libc): Promise<string[][]> {
     using conn = await Deno.connect({ hostname: LOOPBACK, port });
     await writeFull(conn, encode(unread));
     await end();
-    rows.push([
-      how,
-      await outcome(() => conn.read(new Uint8Array(64))),
-      await outcome(() => conn.write(encode("more"))),
-    ]);
+    const read = await readOnce(conn);
+    const written = await outcomeOf(() => conn.write(encode("more")));
+    rows.push([how, read, written]);
   };
+
+  await using server = new RemotePeer();
+  const port = await server.listen();
+  await observe("Deno's close(), data unread", port, "data", async () => {
+    await server.call("accept");
+    await server.call("close");
+  });
+  await observe("process ends, data unread", port, "data", async () => {
+    await server.call("accept");
+    await server.call("exit");
+    await server.ended();
+  });
 
   using listener = libc.socket(SOCK_STREAM);
   listener.bind({ hostname: LOOPBACK, port: 0 });
   listener.listen(1);
-  const { port } = listener.getsockname();
-  await observe("close(2), data unread", port, "data", () => {
-    using _socket = listener.accept();
+  const libcPort = listener.getsockname().port;
+  await observe("close(2), data unread", libcPort, "data", () => {
+    listener.accept().close();
   });
-  await observe("close(2), SO_LINGER 0", port, "", () => {
+  await observe("close(2), SO_LINGER 0", libcPort, "", () => {
     using socket = listener.accept();
     socket.setLinger({ on: true, seconds: 0 });
-  });
-
-  await using process = new RemotePeer();
-  const address = await process.call("listen 0");
-  const processPort = Number(address.split(":").at(-1));
-  await observe("process ends, data unread", processPort, "data", async () => {
-    await process.call("accept");
-    await process.call("exit");
-    await process.ended();
-  });
-
-  using deno = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  const denoPort = deno.addr.port;
-  await observe("Deno's close(), data unread", denoPort, "data", async () => {
-    (await deno.accept()).close();
   });
   return rows;
 }
 
-/** What came of a call, in a word or two. */
-async function outcome(
-  call: () => Promise<number | null | Deno.TcpConn>,
-): Promise<string> {
-  try {
-    const result = await call();
-    if (result === null) return "end of stream";
-    return typeof result === "number" ? `${result} bytes` : "connected";
-  } catch (error) {
-    return describeError(error).split(" ")[0];
-  }
+/** What one read brings, or its error. */
+async function readOnce(conn: Deno.TcpConn): Promise<string | number> {
+  const count = await outcomeOf(() => conn.read(new Uint8Array(64)));
+  return count ?? "end of stream";
 }
 
 if (import.meta.main) {
@@ -443,14 +396,16 @@ if (import.meta.main) {
       demo: mode({
         help: "two processes that close in every way, and their states",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"],
-        options: quietOption,
+        options: {
+          mermaid: { default: false, help: "the diagrams for Mermaid" },
+        },
         run: demo,
       }),
       peer: mode({
         help: "one socket, and the calls that you type",
         flags: ["--allow-net"],
-        options: quietOption,
-        run: peer,
+        options: {},
+        run: ({ print }) => peer({ print }),
       }),
     },
   });

@@ -10,38 +10,52 @@
  * @see 10_framing.ts
  * @see 12_concurrent_echo.ts
  *
- * Without a deadline, waiting has no end: a full queue never answers a connect,
- * a silent peer never ends a read, a peer that does not read never takes a
- * write. The first part gives each of them up in time. The second part sends
- * requests over UDP, through a relay that loses, delays and doubles datagrams,
- * and sees to it that each request has one answer or a clear failure.
+ * A wait may have no end: a full queue never answers a connect, a silent peer
+ * never ends a read, a peer that does not read never takes a write. The first
+ * part gives each of them up in time. The second part sends requests over UDP,
+ * through a relay that loses, delays and doubles datagrams. Each request gets
+ * one answer, or a clear failure.
  *
- * Beyond the tutorial: its programs wait for ever, and its UDP client does so
- * after the first lost reply.
- *
- * How the second part works: each request has an id, and the answer has it too,
- * so an answer that comes late or twice is known for what it is. When none
- * comes, the client sends the request again, and waits twice as long each time.
- * The server remembers what it has answered: a request that comes twice gets
- * the same answer again, but is carried out once. It counts them, and the table
- * shows the count.
+ * What to look at:
+ * - `withDeadline` waits for a promise, but not for ever. Deno's `read` and
+ *   `write` cannot be cancelled. What ends them is to close the connection, and
+ *   then they say `Interrupted`, which is the truth and not the reason.
+ *   `withDeadline` says `TimedOut`.
+ * - After that the connection is gone. Half a message may have been read or
+ *   written, so there is no way to go on.
+ * - `ask` gives each request an id, and the answer has it too. So an answer that
+ *   comes late or twice is known for what it is, which lesson 06 could not do.
+ *   When no answer comes, it sends the request again, and waits twice as long.
+ * - A request that comes twice must not be carried out twice: it might be a
+ *   payment. The server keeps its answers for a minute, and sends the same one
+ *   again. It counts what it carries out, and the table shows the count.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
  * | `Deno.connect` with a `signal` | `connect`, `epoll_wait`; `close` when it is aborted |
  * | `withDeadline` | none: a timer of the event loop |
- * | `giveUp`: `conn.close` | `shutdown(SHUT_WR)`, `close` |
- *
- * Deno's `read` and `write` take no signal. What ends them is to close the
- * connection, and then they say `Interrupted`, which is the truth and not the
- * reason. `withDeadline` says `TimedOut`. Then the connection is gone: where
- * half a message may have been read or written, there is no way to go on.
+ * | `giveUp`: `conn[Symbol.dispose]` | `shutdown(SHUT_WR)`, `close` |
+ * | `receiveFrom` | `recvfrom`, until one comes from the server or the time is over |
+ * | `socket.send` | `sendto` |
  *
  * Try it:
- * - `--loss 60 --requests 10`: more retries, and perhaps a failure.
- * - `--seed 7` twice: the same datagrams are lost.
- * - `server`, and `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | xxd`. After
- *   `kill -STOP` of the server: nothing comes, and nobody is told.
+ * - `deno task deadlines --seed 7`: the relay loses the same datagrams each
+ *   time. In the diagram their arrows end in an `x`, where the relay is.
+ * - `deno task deadlines --loss 60 --requests 10 --quiet`: more retries, and
+ *   perhaps a failure, with exit code 1.
+ * - `deno task deadlines server`, and in another terminal
+ *   `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`, with any
+ *   `nc`. After `kill -STOP` of the server nothing comes, and nobody is told.
+ *
+ * The tutorial has nothing like it: its programs wait for ever. Its UDP client
+ * does so after the first reply that is lost.
+ *
+ * What can still go wrong: "once" holds as long as the server remembers. A
+ * request that comes again after that is carried out again. So `--remember` must
+ * be longer than a client tries, which is 8 s here. When `--memory` is full, new
+ * requests are not carried out: to forget an old one early might break the
+ * promise. And after a restart the server remembers nothing. A server that must
+ * keep the promise writes its answers to a disk.
  *
  * What is still missing: all of this serves one client at a time. Lesson 12
  * serves many, and uses a deadline for those that fall silent.
@@ -49,34 +63,29 @@
  * @module
  */
 
-import { forkServer } from "../lib/child.ts";
+import { withDeadline } from "../lib/deadline.ts";
+import { announce, formatAddress } from "../lib/describe.ts";
+import { writeFull } from "../lib/full_io.ts";
+import { forkServer } from "../lib/harness/child.ts";
 import {
   demoOptions,
-  describeError,
-  failed,
-  integerOption,
   mode,
-  needUnstableNet,
-  runLesson,
   serverOptions,
-} from "../lib/command_line.ts";
-import { withDeadline } from "../lib/deadline.ts";
-import { writeFull } from "../lib/full_io.ts";
-import { SequenceDiagram } from "../lib/sequence_diagram.ts";
-import { formatTable } from "../lib/table.ts";
-import { formatAddress, type Trace, traceTo } from "../lib/trace.ts";
+} from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
+import { receiveFrom } from "../lib/receive_from.ts";
+import { Relay } from "../lib/relay.ts";
+import { needUnstableNet } from "../lib/unstable_net.ts";
 
 const LOOPBACK = "127.0.0.1";
 const ID_SIZE = 4;
-/** How many answers the server remembers, for requests that come again. */
-const MAX_REMEMBERED = 1000;
-/** The longest that the relay holds a datagram back, in milliseconds. */
-const MAX_DELAY = 30;
+/** The server does not answer longer requests: it has to remember them. */
+const MAX_REQUEST = 1024;
 
 /**
  * Connects, or gives up: a queue that is full does not say no.
  *
- * @param milliseconds How long to try.
  * @throws {Deno.errors.TimedOut} When the time is over.
  */
 export async function connectWithDeadline(
@@ -92,7 +101,6 @@ export async function connectWithDeadline(
  * Reads, or closes the connection: then there is nothing left to read from, and
  * another call that waits on it is `Interrupted`.
  *
- * @param milliseconds How long to wait for the first byte.
  * @throws {Deno.errors.TimedOut} When the time is over.
  */
 export function readWithDeadline(
@@ -107,7 +115,6 @@ export function readWithDeadline(
 /**
  * Writes all of it, or closes the connection: part of it may have gone out.
  *
- * @param milliseconds How long all of it may take.
  * @throws {Deno.errors.TimedOut} When the time is over.
  */
 export function writeFullWithDeadline(
@@ -119,73 +126,54 @@ export function writeFullWithDeadline(
   return withDeadline(writeFull(conn, data), milliseconds, giveUp);
 }
 
-/** Options of {@linkcode server}. */
-export interface ServerOptions {
-  /** The address to bind to; every one of this host by default. */
-  hostname?: string;
-  /** The port, 9527 by default; 0 lets the kernel choose one. */
-  port?: number;
-  /** Ends the server. */
-  signal?: AbortSignal;
-  /** Gets the address when datagrams can be sent to it. */
-  onListen?: (address: Deno.NetAddr) => void;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
-
 /**
- * Carries each request out once, however often it comes: an id of four bytes
+ * Carries each request out once, as long as it remembers it: an id of four bytes
  * and text, answered by the id, the text, and how many were carried out so far.
- *
- * @throws {Error} `bind HOST:PORT`, with the system's error as its `cause`.
- * @throws The signal's reason, if it is aborted already.
  */
-export async function server(options: ServerOptions = {}): Promise<void> {
-  const { hostname = "0.0.0.0", port = 9527, signal, onListen } = options;
-  const { trace = () => {} } = options;
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  remember = 60_000,
+  memory = 10_000,
+  onListen = announce,
+} = {}): Promise<void> {
   needUnstableNet();
-  signal?.throwIfAborted();
-  const socket = await Promise.try(() =>
-    Deno.listenDatagram({ hostname, port, transport: "udp" })
-  ).catch(failed(`bind ${formatAddress({ hostname, port })}`));
-  const close = () => socket.close();
-  signal?.addEventListener("abort", close, { once: true });
-
-  const answers = new Map<string, Uint8Array>();
+  const socket = Deno.listenDatagram({ hostname, port, transport: "udp" });
+  const answers = new Map<string, { answer: Uint8Array; until: number }>();
   let carriedOut = 0;
   try {
     const address = socket.addr as Deno.NetAddr;
-    trace(`socket, bind ${formatAddress(address)}`);
-    onListen?.(address);
-    const buffer = new Uint8Array(65535);
+    onListen(address);
+
+    const buffer = new Uint8Array(MAX_REQUEST + 1);
     for (;;) {
-      const [request, sender] = await socket.receive(buffer);
-      if (request.length < ID_SIZE) continue;
-      const id = idOf(request);
-      const text = new TextDecoder().decode(request.subarray(ID_SIZE));
-      // An id alone is not enough: a sender that starts anew may use it again.
-      const key = `${formatAddress(sender as Deno.NetAddr)} ${id} ${text}`;
-      let answer = answers.get(key);
-      trace(`recvfrom request ${id}${answer ? ", again" : ""}`);
-      if (answer === undefined) {
-        answer = toDatagram(id, `${text} #${++carriedOut}`);
-        answers.set(key, answer);
-        // A Map keeps the order of insertion: the first is the oldest.
-        if (answers.size > MAX_REMEMBERED) {
-          answers.delete(answers.keys().next().value!);
-        }
+      const [request, from] = await socket.receive(buffer);
+      const sender = from as Deno.NetAddr;
+      if (sender.port === address.port) continue; // See lesson 06.
+      if (request.length < ID_SIZE || request.length > MAX_REQUEST) continue;
+
+      const now = performance.now();
+      for (const [key, { until }] of answers) {
+        if (until > now) break; // A Map has its oldest entries first.
+        answers.delete(key);
       }
-      trace(`sendto answer ${id}`, "to peer");
-      await socket.send(answer, sender).catch((error) =>
-        trace(`not answered: ${describeError(error)}`)
-      );
+      const id = idOf(request);
+      const text = textOf(request);
+      // An id alone is not enough: a sender that starts anew may use it again.
+      const key = `${formatAddress(sender)} ${id} ${text}`;
+      let known = answers.get(key);
+      if (known === undefined) {
+        // To forget an answer now might carry its request out once more. To
+        // do nothing looks as if this one was lost: the client tries again.
+        if (answers.size >= memory) continue;
+        const answer = toDatagram(id, `${text} #${++carriedOut}`);
+        known = { answer, until: now + remember };
+        answers.set(key, known);
+      }
+      await socket.send(known.answer, sender).catch(() => {});
     }
-  } catch (error) {
-    if (!signal?.aborted) throw error;
   } finally {
-    trace("close");
-    signal?.removeEventListener("abort", close);
-    if (!signal?.aborted) close();
+    socket.close();
   }
 }
 
@@ -197,180 +185,41 @@ function toDatagram(id: number, text: string): Uint8Array<ArrayBuffer> {
   return datagram;
 }
 
-function idOf({ buffer, byteOffset }: Uint8Array): number {
-  return new DataView(buffer, byteOffset).getUint32(0);
-}
+const idOf = ({ buffer, byteOffset }: Uint8Array) =>
+  new DataView(buffer, byteOffset).getUint32(0);
 
-/** What came of a request. */
-export interface Answer {
-  /** The server's text, or `null` if there was none in time. */
-  text: string | null;
-  /** How many times the request was sent. */
-  tries: number;
-}
+const textOf = (datagram: Uint8Array) =>
+  new TextDecoder().decode(datagram.subarray(ID_SIZE));
 
-/** Options of {@linkcode Requester}. */
-export interface RequesterOptions {
-  /** How long to wait at first, in milliseconds; then twice as long. */
-  timeout: number;
-  /** How many times to send a request. */
-  tries: number;
-  /**
-   * The id of the first request. By default it is any: so an answer to whoever
-   * had this port before is none to ours.
-   */
-  firstId?: number;
-  /** Is told each step; by default nobody is. */
-  trace?: Trace;
-}
-
-/** Sends requests, one after the other, until each is answered or given up. */
-export class Requester {
-  #socket: Deno.DatagramConn;
-  #server: Deno.NetAddr;
-  #options: RequesterOptions;
-  #nextId: number;
-  /** A receive() that was given up goes on, for the next try or request. */
-  #receiving: Promise<[Uint8Array, Deno.Addr]> | undefined;
-
-  /** Sends them from `socket` to `server`. */
-  constructor(
-    socket: Deno.DatagramConn,
-    server: Deno.NetAddr,
-    options: RequesterOptions,
-  ) {
-    this.#socket = socket;
-    this.#server = server;
-    this.#options = options;
-    const [anyId] = crypto.getRandomValues(new Uint32Array(1));
-    this.#nextId = options.firstId ?? anyId;
+/**
+ * Sends a request until there is its answer, or it has been tried enough: each
+ * time it waits twice as long. One request at a time may use a socket.
+ *
+ * @param options Its id is by default any: so an answer to whoever had this
+ * port before is none to ours. `timeout` is the first wait, in milliseconds.
+ * @returns The server's text, or `null`; and how often the request was sent.
+ */
+export async function ask(
+  socket: Deno.DatagramConn,
+  server: Deno.NetAddr,
+  text: string,
+  options: { id?: number; timeout?: number; tries?: number } = {},
+): Promise<{ answer: string | null; sent: number }> {
+  const [anyId] = crypto.getRandomValues(new Uint32Array(1));
+  const { id = anyId, timeout = 30, tries = 8 } = options;
+  const request = toDatagram(id, text);
+  for (let sent = 1, wait = timeout; sent <= tries; sent++, wait *= 2) {
+    await socket.send(request, server);
+    const end = performance.now() + wait;
+    do {
+      const left = end - performance.now();
+      const answer = await receiveFrom(socket, server, left);
+      if (answer === null) break;
+      if (answer.length < ID_SIZE || idOf(answer) !== id) continue; // Late.
+      return { answer: textOf(answer), sent };
+    } while (performance.now() < end);
   }
-
-  /**
-   * Sends a request until there is its answer, or it has been tried enough.
-   * Wait for it before the next one.
-   *
-   * @throws The errors of the socket: `EMSGSIZE`, or that it has been closed.
-   */
-  async request(text: string): Promise<Answer> {
-    const { timeout, tries, trace = () => {} } = this.#options;
-    const id = this.#nextId;
-    this.#nextId = (id + 1) >>> 0;
-    for (let sent = 1, wait = timeout; sent <= tries; sent++, wait *= 2) {
-      const again = sent > 1 ? `, try ${sent}` : "";
-      trace(`sendto request ${id}${again}`, "to peer");
-      await this.#socket.send(toDatagram(id, text), this.#server);
-      const end = performance.now() + wait;
-      try {
-        for (;;) {
-          const [answer, from] = await this.#receive(end - performance.now());
-          const isServer = from.hostname === this.#server.hostname &&
-            from.port === this.#server.port;
-          if (isServer && answer.length >= ID_SIZE && idOf(answer) === id) {
-            trace(`recvfrom answer ${id}`);
-            const text = new TextDecoder().decode(answer.subarray(ID_SIZE));
-            return { text, tries: sent };
-          }
-          trace("recvfrom: late, twice, or a stranger's");
-        }
-      } catch (error) {
-        if (!(error instanceof Deno.errors.TimedOut)) throw error;
-        trace(`no answer ${id} in ${wait} ms`);
-      }
-    }
-    return { text: null, tries };
-  }
-
-  async #receive(milliseconds: number): Promise<[Uint8Array, Deno.NetAddr]> {
-    this.#receiving ??= this.#socket.receive(new Uint8Array(65535));
-    const [data, from] = await withDeadline(this.#receiving, milliseconds);
-    this.#receiving = undefined;
-    return [data, from as Deno.NetAddr];
-  }
-}
-
-/** Options of {@linkcode demo}. */
-export interface DemoOptions extends ServerOptions {
-  /** How many datagrams of 100 the relay loses; of the others as many double. */
-  loss?: number;
-  /** What the relay's choices depend on; 0 takes another each time. */
-  seed?: number;
-  /** How many requests to send. */
-  requests?: number;
-  /** How long to wait for the first answer, in milliseconds. */
-  timeout?: number;
-  /** How many times to send a request. */
-  tries?: number;
-  /** Leaves out the diagram. */
-  quiet?: boolean;
-  /** Prints a line. */
-  print: (line: string) => Promise<void>;
-  /** Gets the error that ended the requests. */
-  report: (error: unknown) => void;
-}
-
-/** Gives up in time; then asks a server that is hard to reach. */
-export async function demo(options: DemoOptions): Promise<number> {
-  const { hostname = LOOPBACK, port = 0, requests = 5, print, quiet } = options;
-  const { timeout = 50, tries = 8, loss = 25, signal } = options;
-  const seed = options.seed || crypto.getRandomValues(new Uint32Array(1))[0];
-  needUnstableNet();
-  await print("Waiting, with a deadline of 200 ms:");
-  await print(await giveUps(200) + "\n");
-  signal?.throwIfAborted();
-
-  const diagram = new SequenceDiagram();
-  const trace = traceTo(diagram.lane("client"));
-  const rows: (string | number)[][] = [];
-  let failures = 0;
-  const status = await forkServer({
-    ...options,
-    url: import.meta.url,
-    flags: SERVER_FLAGS,
-    args: { host: hostname, port },
-    onEvent: diagram.lane("server"),
-  }, async (port, stop) => {
-    const server = { hostname, port, transport: "udp" as const };
-    const relay = new Relay(server, seed, loss);
-    const socket = Deno.listenDatagram({
-      hostname: LOOPBACK,
-      port: 0,
-      transport: "udp",
-    });
-    const requester = new Requester(socket, relay.address, {
-      timeout,
-      tries,
-      firstId: 1,
-      trace,
-    });
-    const close = () => socket.close();
-    signal?.addEventListener("abort", close, { once: true });
-    try {
-      for (let id = 1; id <= requests; id++) {
-        const start = performance.now();
-        const answer = await requester.request(`request ${id}`);
-        const { text, tries: sent } = answer;
-        if (text === null) failures++;
-        const ms = Math.round(performance.now() - start);
-        rows.push([id, sent, ms, text ?? "TimedOut: none in time"]);
-      }
-    } catch (error) {
-      throw signal?.aborted ? signal.reason : error;
-    } finally {
-      signal?.removeEventListener("abort", close);
-      if (!signal?.aborted) close();
-      relay.close();
-      stop();
-    }
-    await print(`Requests through a relay, seed ${seed}: of its datagrams it`);
-    await print(`${relay.summary()}.`);
-    await print(
-      formatTable(["request", "sent", "ms", "answer #carried out"], rows) +
-        "\n",
-    );
-  });
-  if (!quiet) await print(diagram.draw());
-  return Math.max(status, failures > 0 ? 1 : 0);
+  return { answer: null, sent: tries };
 }
 
 /** What a wait that nobody ends comes to. */
@@ -385,44 +234,37 @@ async function giveUps(deadline: number): Promise<string> {
     rows.push([what, result, Math.round(performance.now() - start)]);
   };
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0, tcpBacklog: 0 });
-  const address = { hostname: LOOPBACK, port: listener.addr.port };
-  const connect = () => connectWithDeadline(address, deadline);
   const buffer = new Uint8Array(64);
+  const connect = () => connectWithDeadline(listener.addr, deadline);
+  const read = (conn: Deno.Conn) => readWithDeadline(conn, buffer, deadline);
 
   using reader = await connect();
   await measure("connect, to a queue that is full", connect);
   using peer = await listener.accept();
-  await measure(
-    "read, from a peer that says nothing",
-    () => readWithDeadline(reader, buffer, deadline),
-  );
-  await measure(
-    "read, from the same connection again",
-    () => reader.read(buffer),
-  );
+  await measure("read, from a peer that says nothing", () => read(reader));
+  await measure("read, from the same peer again", () => reader.read(buffer));
   await measure("the peer's read", () => peer.read(buffer));
 
   using writer = await connect();
   using _deaf = await listener.accept();
-  await measure(
-    "write of 64 MiB, to a peer that does not read",
-    () => writeFullWithDeadline(writer, new Uint8Array(1 << 26), deadline),
-  );
+  const data = new Uint8Array(64 * 1024 * 1024);
+  const write = () => writeFullWithDeadline(writer, data, deadline);
+  await measure("write of 64 MiB, to a peer that does not read", write);
 
   // An idle timeout is a deadline for each read.
   using client = await connect();
   using served = await listener.accept();
   const serving = (async () => {
-    for (let n; (n = await readWithDeadline(served, buffer, deadline));) {
-      await writeFull(served, buffer.subarray(0, n));
+    for (let count; (count = await read(served)) !== null;) {
+      await writeFull(served, buffer.subarray(0, count));
     }
   })().catch(() => {}); // The deadline: the connection is closed.
-  await measure("client of an idle timeout: 3 x 80 ms, talking", async () => {
+  await measure("client of an idle timeout: 3 x 40 ms, talking", async () => {
     let echoed = 0;
     for (let i = 0; i < 3; i++) {
       await writeFull(client, new Uint8Array(1));
       echoed += await client.read(new Uint8Array(1)) ?? 0;
-      await new Promise((resolve) => setTimeout(resolve, 80));
+      await new Promise((resolve) => setTimeout(resolve, 40));
     }
     return echoed;
   });
@@ -431,96 +273,77 @@ async function giveUps(deadline: number): Promise<string> {
   return formatTable(["waiting for", "result", "ms"], rows);
 }
 
-/** Passes datagrams on in both directions, but not all, and not at once. */
-class Relay {
-  readonly address: Deno.NetAddr;
-  #front = Deno.listenDatagram({
-    hostname: LOOPBACK,
-    port: 0,
-    transport: "udp",
-  });
-  #back: Deno.DatagramConn;
-  #client: Deno.NetAddr | undefined;
-  #timers = new Set<ReturnType<typeof setTimeout>>();
-  #seen = new Map<string, number>();
-  #counts = { passed: 0, lost: 0, doubled: 0 };
+const NONE = "TimedOut: none in time";
 
-  constructor(server: Deno.NetAddr, seed: number, loss: number) {
-    this.address = this.#front.addr as Deno.NetAddr;
-    this.#back = Deno.listenDatagram({
-      hostname: server.hostname.includes(":") ? "::" : "0.0.0.0",
-      port: 0,
-      transport: "udp",
-    });
-    this.#pass(this.#front, this.#back, () => server, seed, loss);
-    this.#pass(this.#back, this.#front, () => this.#client!, seed + 1, loss);
+/** Sends requests, one after the other; for each a row of the table. */
+async function askAll(
+  server: Deno.NetAddr,
+  requests: number,
+  options: { timeout: number; tries: number },
+): Promise<(string | number)[][]> {
+  const rows: (string | number)[][] = [];
+  const socket = Deno.listenDatagram({ ...server, transport: "udp", port: 0 });
+  for (let id = 1; id <= requests; id++) {
+    const start = performance.now();
+    const text = `request ${id}`;
+    const asked = await ask(socket, server, text, { id, ...options });
+    const ms = Math.round(performance.now() - start);
+    rows.push([id, asked.sent, ms, asked.answer ?? NONE]);
   }
-
-  async #pass(
-    from: Deno.DatagramConn,
-    to: Deno.DatagramConn,
-    target: () => Deno.NetAddr,
-    seed: number,
-    loss: number,
-  ) {
-    // The sockets are closed when it is over, and receive() rejects.
-    for (;;) {
-      const received = await from.receive(new Uint8Array(65535))
-        .catch(() => null);
-      if (received === null) return;
-      const [data, sender] = received;
-      if (from === this.#front) this.#client = sender as Deno.NetAddr;
-      const send = (delay: number) => {
-        const timer = setTimeout(() => {
-          this.#timers.delete(timer);
-          to.send(data, target()).catch(() => this.#counts.lost++);
-        }, delay);
-        this.#timers.add(timer);
-      };
-      // Depends on which datagram it is, and not on when it comes.
-      const id = idOf(data);
-      const key = `${seed} ${id}`;
-      const nth = this.#seen.get(key) ?? 0;
-      this.#seen.set(key, nth + 1);
-      const random = randomNumbers(seed + id * 1009 + nth * 9176);
-      if (random() * 100 < loss) this.#counts.lost++;
-      else {
-        this.#counts.passed++;
-        send(random() * MAX_DELAY);
-        if (random() * 100 < loss) {
-          this.#counts.doubled++;
-          send(random() * MAX_DELAY);
-        }
-      }
-    }
-  }
-
-  summary(): string {
-    const { passed, lost, doubled } = this.#counts;
-    return `lost ${lost} and passed ${passed}, ${doubled} of them twice`;
-  }
-
-  close() {
-    this.#timers.forEach(clearTimeout);
-    this.#front.close();
-    this.#back.close();
-  }
+  socket.close();
+  return rows;
 }
 
-/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
-function randomNumbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+/** Gives up in time; then asks a server that is hard to reach. */
+export async function demo({
+  hostname = LOOPBACK,
+  port = 0,
+  loss = 25,
+  seed = 0,
+  requests = 5,
+  timeout = 30,
+  tries = 8,
+  print = console.log as (line: string) => unknown,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
+  needUnstableNet();
+  await print("Waiting, with a deadline of 100 ms:");
+  await print(await giveUps(100) + "\n");
+
+  if (seed === 0) [seed] = crypto.getRandomValues(new Uint32Array(1));
+  const args = { host: hostname, port };
+  const { url } = import.meta;
+  const flags = SERVER_FLAGS;
+  let status = 0;
+  const talk = async (port: number, stop: () => void) => {
+    const server = { hostname, port, transport: "udp" as const };
+    const relay = new Relay(server, { loss, seed });
+    const rows = await askAll(relay.address, requests, { timeout, tries });
+    await relay.close();
+    stop();
+    if (rows.some((row) => row.includes(NONE))) status = 1;
+
+    const { lost, passed, doubled } = relay;
+    await print(`Requests through a relay, seed ${seed}: of its datagrams it`);
+    await print(`lost ${lost} and passed ${passed}, ${doubled} of them twice.`);
+    const head = ["request", "sent", "ms", "answer #carried out"];
+    await print(formatTable(head, rows) + "\n");
   };
+  const forked = await forkServer({ url, flags, args, print, report }, talk);
+  return Math.max(status, forked);
 }
 
 const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
 
 if (import.meta.main) {
+  const remember = { default: 60_000, help: "each answer, in milliseconds" };
+  const memory = { default: 10_000, min: 1, help: "answers, at most" };
+  const loss = { default: 25, max: 100, help: "datagrams of 100 lost" };
+  const seed = { default: 0, max: 2 ** 32 - 1, help: "of the relay, 0: any" };
+  const requests = { default: 5, min: 1, max: 1000, help: "how many to send" };
+  const timeout = { default: 30, min: 1, help: "first wait, in milliseconds" };
+  const tries = { default: 8, min: 1, max: 16, help: "how often to send each" };
+
   await runLesson({
     url: import.meta.url,
     title: "Deadlines: giving up in time, and trying again",
@@ -528,20 +351,15 @@ if (import.meta.main) {
       demo: mode({
         help: "deadlines, then requests over a bad network",
         flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
-        options: {
-          ...demoOptions,
-          loss: integerOption("datagrams of 100 lost", 25, 0, 100),
-          seed: integerOption("of the relay, 0: any", 0, 0, 2 ** 32 - 1),
-          requests: integerOption("how many to send", 5, 1, 1000),
-          timeout: integerOption("first wait, in milliseconds", 50, 1, 60_000),
-          tries: integerOption("how often to send each", 8, 1, 16),
-        },
+        options: { ...demoOptions, loss, seed, requests, timeout, tries },
+        show: "diagram", // stage
         run: demo,
       }),
       server: mode({
-        help: "answers each request once",
+        help: "answers each request, and carries it out once",
         flags: SERVER_FLAGS,
-        options: serverOptions,
+        options: { ...serverOptions, remember, memory },
+        show: "trace", // stage
         run: server,
       }),
     },

@@ -1,6 +1,6 @@
 /**
  * Byte order, and IPv4 addresses in text and bytes: `byteorder(3)`,
- * `inet_pton(3)`.
+ * `inet_pton(3)`. This module imports nothing.
  *
  * @module
  */
@@ -31,6 +31,7 @@ export function htons(hostshort: number): number {
  * Converts a 16-bit number from network to host byte order.
  *
  * @param netshort An integer from 0 to 65535.
+ * @returns The number that `htons` made it from.
  * @throws {RangeError} If it is no such integer.
  *
  * @example
@@ -48,7 +49,8 @@ export function ntohs(netshort: number): number {
  * Converts a 32-bit number from host to network byte order.
  *
  * @param hostlong An integer from 0 to 4294967295.
- * @returns An integer from 0 to 4294967295: unsigned, as `uint32_t` is.
+ * @returns The number whose bytes in this host's memory are those of
+ * `hostlong` with the most significant one first: unsigned, as `uint32_t` is.
  * @throws {RangeError} If it is no such integer.
  *
  * @example
@@ -68,6 +70,7 @@ export function htonl(hostlong: number): number {
  * Converts a 32-bit number from network to host byte order.
  *
  * @param netlong An integer from 0 to 4294967295.
+ * @returns The number that `htonl` made it from.
  * @throws {RangeError} If it is no such integer.
  *
  * @example

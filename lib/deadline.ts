@@ -41,13 +41,21 @@ export function abortable<T>(
   });
 }
 
+/** What setTimeout() can wait; more than that, and it does not wait at all. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
  * Deno's cannot be cancelled: it goes on until its connection is closed, so
  * close it in `giveUp`, unless somebody will wait for it again.
  *
+ * What the kernel has in time is in time, also where this process was too busy
+ * to look: the event loop runs timers before it reads, so when the time is over
+ * there is one more look.
+ *
  * @param promise What to wait for.
- * @param milliseconds How long; 0 or less is not at all.
+ * @param milliseconds How long; with 0 or less, only for what is there already;
+ * with `Infinity`, for ever.
  * @param giveUp Is called when the time is over. It must not throw: dispose of
  * a connection, rather than close it, where it may be closed already.
  * @returns The result of `promise`.
@@ -74,12 +82,18 @@ export async function withDeadline<T>(
 ): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
+    const end = () => {
       const message = `Timed out after ${milliseconds} ms`;
       // First, so that this is the error, and not that of what is closed.
       reject(new Deno.errors.TimedOut(message));
       giveUp?.();
-    }, Math.max(milliseconds, 0));
+    };
+    const wait = (left: number) => {
+      timer = left > LONGEST_TIMER
+        ? setTimeout(wait, LONGEST_TIMER, left - LONGEST_TIMER)
+        : setTimeout(() => timer = setTimeout(end), Math.max(left, 0));
+    };
+    wait(milliseconds);
   });
   try {
     return await Promise.race([promise, late]);

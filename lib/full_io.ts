@@ -63,7 +63,7 @@ export class WriteZeroError extends Deno.errors.WriteZero {
 }
 
 /** As in Go's `io.ErrNoProgress`: so many empty reads are no accident. */
-const MAX_EMPTY_READS = 100;
+export const MAX_EMPTY_READS = 100;
 
 /**
  * Reads until `buffer` is full: `readn` in Stevens' UNP, `recv(2)` with

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { inetNtop, inetPton } from "./byte_order.ts";
+
 /** An IPv4 address and a port, as `Deno.NetAddr` has them. */
 export interface SocketAddress {
   /** In dotted decimal. */
@@ -37,7 +39,11 @@ export const SOCK_DGRAM = 2;
 /** A signal, for `kill(2)`: what Ctrl+C sends. */
 export const SIGINT = 2;
 
-/** Socket options whose value is an `int`: level and name for getsockopt(2). */
+/**
+ * Socket options whose value is an `int`: level and name for getsockopt(2).
+ * `TCP_KEEPIDLE` and `TCP_KEEPINTVL` are in seconds, `TCP_USER_TIMEOUT` is in
+ * milliseconds.
+ */
 export const SOCKET_OPTIONS = {
   SO_REUSEADDR: [1, 2],
   SO_TYPE: [1, 3],
@@ -45,7 +51,13 @@ export const SOCKET_OPTIONS = {
   SO_SNDBUF: [1, 7],
   SO_RCVBUF: [1, 8],
   SO_KEEPALIVE: [1, 9],
+  SO_REUSEPORT: [1, 15],
+  SO_ACCEPTCONN: [1, 30],
   TCP_NODELAY: [6, 1],
+  TCP_KEEPIDLE: [6, 4],
+  TCP_KEEPINTVL: [6, 5],
+  TCP_KEEPCNT: [6, 6],
+  TCP_USER_TIMEOUT: [6, 18],
 } as const;
 
 /** The name of a socket option whose value is an `int`. */
@@ -59,7 +71,24 @@ export interface Linger {
   seconds: number;
 }
 
+/** What TCP says of a connection: see `tcp(7)`. */
+export interface TcpInfo {
+  /** How often the oldest segment without an answer was sent again. */
+  retransmits: number;
+  /** How many probes (keepalive, closed window) are without an answer. */
+  probes: number;
+}
+
 const SO_LINGER = [1, 13] as const;
+const SO_ATTACH_FILTER = [1, 26] as const;
+const SO_DETACH_FILTER = [1, 27] as const;
+const TCP_INFO = [6, 11] as const;
+
+/**
+ * A `struct sock_filter`, in 16-bit words: the whole program of one instruction,
+ * `BPF_RET | BPF_K`, "return 0": keep 0 bytes of each segment.
+ */
+const DROP_ALL = new Uint16Array([0x06, 0, 0, 0]);
 
 /** Closed in processes that this one starts. */
 const SOCK_CLOEXEC = 0o2000000;
@@ -67,6 +96,7 @@ const SOCK_CLOEXEC = 0o2000000;
 /** Of `errno(3)`, what sockets can meet; the same on x86_64 and arm64. */
 const ERRNO_NAMES: Record<number, string> = {
   1: "EPERM",
+  2: "ENOENT",
   3: "ESRCH",
   4: "EINTR",
   9: "EBADF",
@@ -120,6 +150,9 @@ const SYMBOLS = {
     parameters: ["i32", "i32", "i32", "buffer", "u32"],
     result: "i32",
   },
+  opendir: { parameters: ["buffer"], result: "pointer" },
+  readdir: { parameters: ["pointer"], result: "pointer" },
+  closedir: { parameters: ["pointer"], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   strerror: { parameters: ["i32"], result: "pointer" },
@@ -141,6 +174,7 @@ export interface Libc extends Disposable {
    *
    * @param socket A `Deno.TcpConn`, or with `addr` a `Deno.TcpListener`.
    * @throws {Deno.errors.NotFound} If there is none, or it is not IPv4.
+   * @throws {LibcError} If there is no descriptor left to look with.
    */
   descriptorOf(
     socket:
@@ -180,6 +214,19 @@ export interface LibcDescriptor {
   getLinger(): Linger;
   /** `setsockopt(2)` of `SO_LINGER`. */
   setLinger(linger: Linger): void;
+  /** `getsockopt(2)` of `TCP_INFO`. */
+  getTcpInfo(): TcpInfo;
+  /**
+   * `setsockopt(2)` of `SO_ATTACH_FILTER`: the kernel drops all that comes in
+   * for this socket, as if the network had lost it. What the socket sends still
+   * goes out. It needs no permission of the kernel's: see `socket(7)`.
+   */
+  dropIncoming(): void;
+  /**
+   * `setsockopt(2)` of `SO_DETACH_FILTER`: what comes in arrives again. It fails
+   * with `ENOENT` if nothing was dropped.
+   */
+  passIncoming(): void;
 }
 
 /** A socket of libc's. Disposing of it closes it, if it is open. */
@@ -273,6 +320,26 @@ export function openLibc(): Libc {
       this.#set(SO_LINGER, [Number(on), seconds]);
     }
 
+    getTcpInfo() {
+      // Of a struct tcp_info the first bytes: state, ca_state, retransmits, probes.
+      const [, , retransmits, probes] = new Uint8Array(
+        this.#get(TCP_INFO, 2).buffer,
+      );
+      return { retransmits, probes };
+    }
+
+    dropIncoming() {
+      // A struct sock_fprog: how many instructions there are, and where.
+      const program = new BigUint64Array(2);
+      new Uint16Array(program.buffer)[0] = 1;
+      program[1] = Deno.UnsafePointer.value(Deno.UnsafePointer.of(DROP_ALL));
+      this.#set(SO_ATTACH_FILTER, new Int32Array(program.buffer));
+    }
+
+    passIncoming() {
+      this.#set(SO_DETACH_FILTER, [0]);
+    }
+
     #get([level, name]: readonly [number, number], ints: number) {
       const value = new Int32Array(ints);
       const length = new Uint32Array([value.byteLength]);
@@ -283,11 +350,11 @@ export function openLibc(): Libc {
       return value;
     }
 
-    #set([level, name]: readonly [number, number], ints: number[]) {
-      for (const int of ints) {
-        if (int !== (int | 0)) throw new RangeError(`Not an int: ${int}`);
-      }
-      const value = new Int32Array(ints);
+    #set([level, name]: readonly [number, number], ints: ArrayLike<number>) {
+      const value = Int32Array.from(ints, (int) => {
+        if (int === (int | 0)) return int;
+        throw new RangeError(`Not an int: ${int}`);
+      });
       check(
         "setsockopt",
         symbols.setsockopt(this.fd, level, name, value, value.byteLength),
@@ -335,22 +402,18 @@ export function openLibc(): Libc {
     }
   }
 
-  /** The other side's address, or `null` where there is none. */
-  function peerOf(descriptor: LibcDescriptor): string | null {
-    try {
-      return toText(descriptor.getpeername());
-    } catch {
-      return null;
+  /** The open descriptors of this process, sockets and others. */
+  function openDescriptors(): Descriptor[] {
+    const path = new TextEncoder().encode("/proc/self/fd\0");
+    const directory = symbols.opendir(path);
+    check("opendir", directory === null ? -1 : 0);
+    const descriptors: Descriptor[] = [];
+    for (let entry; (entry = symbols.readdir(directory)) !== null;) {
+      const name = Deno.UnsafePointerView.getCString(entry, D_NAME);
+      if (name[0] !== ".") descriptors.push(new Descriptor(Number(name)));
     }
-  }
-
-  /** A socket's own address, or `null` for what is no socket. */
-  function ownOf(descriptor: LibcDescriptor): string | null {
-    try {
-      return toText(descriptor.getsockname());
-    } catch {
-      return null;
-    }
+    check("closedir", symbols.closedir(directory));
+    return descriptors;
   }
 
   return {
@@ -362,12 +425,19 @@ export function openLibc(): Libc {
     descriptorOf(socket) {
       const own = toText("addr" in socket ? socket.addr : socket.localAddr);
       const peer = "addr" in socket ? null : toText(socket.remoteAddr);
-      for (let fd = 0; fd < MAX_DESCRIPTORS; fd++) {
-        const found = new Descriptor(fd);
-        if (
-          ownOf(found) === own && peerOf(found) === peer &&
-          found.getsockopt("SO_TYPE") === SOCK_STREAM
-        ) return found;
+      const isIt = (found: Descriptor) =>
+        toText(found.getsockname()) === own &&
+        found.getsockopt("SO_TYPE") === SOCK_STREAM &&
+        (peer === null
+          // A connection that was reset has no peer either.
+          ? found.getsockopt("SO_ACCEPTCONN") === 1
+          : toText(found.getpeername()) === peer);
+      for (const found of openDescriptors()) {
+        try {
+          if (isIt(found)) return found;
+        } catch {
+          // It is no socket, or has no peer.
+        }
       }
       throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);
     },
@@ -376,8 +446,8 @@ export function openLibc(): Libc {
   };
 }
 
-/** Where the search for a descriptor ends. */
-const MAX_DESCRIPTORS = 65536;
+/** Where the name stands in a `struct dirent`, on 64-bit systems. */
+const D_NAME = 19;
 
 function toText({ hostname, port }: SocketAddress): string {
   return `${hostname}:${port}`;
@@ -389,18 +459,14 @@ const SOCKADDR_SIZE = 16;
 /** Makes a `struct sockaddr_in`: family, port, address, eight zeros. */
 function toSockaddr(address: SocketAddress): Uint8Array<ArrayBuffer> {
   const { hostname, port } = address;
-  const octets = hostname.split(".");
-  if (
-    octets.length !== 4 ||
-    octets.some((it) => !/^(0|[1-9]\d{0,2})$/.test(it) || Number(it) > 255)
-  ) throw new TypeError(`Not an IPv4 address: ${JSON.stringify(hostname)}`);
+  const octets = inetPton(hostname);
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new RangeError(`Not a port: ${port}`);
   }
   const name = new Uint8Array(SOCKADDR_SIZE);
   new Uint16Array(name.buffer)[0] = AF_INET; // In host byte order,
   new DataView(name.buffer).setUint16(2, port); // in network byte order.
-  name.set(octets.map(Number), 4);
+  name.set(octets, 4);
   return name;
 }
 
@@ -410,7 +476,7 @@ function fromSockaddr(name: Uint8Array<ArrayBuffer>): SocketAddress {
     return { hostname: "", port: 0 };
   }
   return {
-    hostname: name.subarray(4, 8).join("."),
+    hostname: inetNtop(name.subarray(4, 8)),
     port: new DataView(name.buffer).getUint16(2),
   };
 }

@@ -4,134 +4,145 @@
  * @module
  */
 
-const LINE_FEED = 0x0a;
-/** So many empty reads are no accident. */
-const MAX_ZERO_READS = 100;
+import { MAX_EMPTY_READS, type Reader, writeFull } from "./full_io.ts";
 
-/** Options of {@linkcode LineReader}. */
-export interface LineReaderOptions {
-  /** Ends a waiting `readLine` or `atEnd`, which rejects with its reason. */
-  signal?: AbortSignal;
-}
+const LINE_FEED = 0x0a;
+/** How long to wait for input that is there "at once", in milliseconds. */
+const AT_ONCE = 200;
 
 /**
- * Reads lines of any length from standard input or anything else with a `read`
- * method. Several users can take turns on one `LineReader`: each goes on with
- * the line after the last one that was taken.
+ * Reads lines of any length.
+ *
+ * @param reader Where they come from.
+ * @returns Each line with its newline; the last one may have none.
+ * @throws {Error} If the reader returns 0 bytes 100 times in a row.
+ * @throws The reader's own errors.
  *
  * @example The last line needs no newline
  * ```ts
  * import { assertEquals } from "@std/assert";
  *
  * const chunks = ["one\ntw", "o"].map((text) => new TextEncoder().encode(text));
- * const lines = new LineReader({
+ * const reader = {
  *   read(p: Uint8Array) {
  *     const chunk = chunks.shift();
  *     if (chunk !== undefined) p.set(chunk);
  *     return Promise.resolve(chunk?.length ?? null);
  *   },
- * });
- * assertEquals(await lines.readLine(), new TextEncoder().encode("one\n"));
- * assertEquals(await lines.readLine(), new TextEncoder().encode("two"));
- * assertEquals(await lines.readLine(), null);
+ * };
+ * const lines = await Array.fromAsync(readLines(reader));
+ * assertEquals(lines[0], new TextEncoder().encode("one\n"));
+ * assertEquals(lines[1], new TextEncoder().encode("two"));
  * ```
  */
-export class LineReader {
-  #reader: { read(p: Uint8Array): Promise<number | null> };
-  #signal: AbortSignal | undefined;
-  #buffer = new Uint8Array(64 * 1024);
-  /** What has been read but not yet returned. */
-  #rest = new Uint8Array();
-
-  /** Reads from `reader`, and not before it is asked for a line. */
-  constructor(
-    reader: { read(p: Uint8Array): Promise<number | null> },
-    options: LineReaderOptions = {},
-  ) {
-    this.#reader = reader;
-    this.#signal = options.signal;
-  }
-
-  /**
-   * Reads one line.
-   *
-   * @returns The line with its newline, without one if the input ends before
-   * it, or `null` if there is no line left.
-   * @throws {Error} If the reader returns 0 bytes 100 times in a row.
-   * @throws The reader's own errors, and the signal's reason.
-   */
-  async readLine(): Promise<Uint8Array | null> {
-    const pieces: Uint8Array[] = [];
-    while (!await this.atEnd()) {
-      const length = this.#rest.indexOf(LINE_FEED) + 1;
-      pieces.push(this.#rest.subarray(0, length || undefined));
-      this.#rest = this.#rest.subarray(length || this.#rest.length);
-      if (length > 0) break;
+export async function* readLines(
+  reader: Reader,
+): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
+  const buffer = new Uint8Array(64 * 1024);
+  let begun: Uint8Array<ArrayBuffer>[] = []; // A line that is not whole yet.
+  let emptyReads = 0;
+  for (let count; (count = await reader.read(buffer)) !== null;) {
+    emptyReads = count === 0 ? emptyReads + 1 : 0;
+    if (emptyReads === MAX_EMPTY_READS) {
+      throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
     }
-    if (pieces.length < 2) return pieces[0] ?? null;
-
-    const line = new Uint8Array(
-      pieces.reduce((total, piece) => total + piece.length, 0),
-    );
-    let offset = 0;
-    for (const piece of pieces) {
-      line.set(piece, offset);
-      offset += piece.length;
+    // A copy: lines that were handed out must outlive the next read.
+    let rest = buffer.slice(0, count);
+    for (let end; (end = rest.indexOf(LINE_FEED) + 1) > 0;) {
+      yield await join([...begun, rest.subarray(0, end)]);
+      begun = [];
+      rest = rest.subarray(end);
     }
-    return line;
+    if (rest.length > 0) begun.push(rest);
   }
+  if (begun.length > 0) yield await join(begun);
+}
 
-  /**
-   * Waits until there is at least one more byte, or none will come.
-   *
-   * @returns Whether the input has ended.
-   * @throws {Error} If the reader returns 0 bytes 100 times in a row.
-   * @throws The reader's own errors, and the signal's reason.
-   */
-  async atEnd(): Promise<boolean> {
-    for (let reads = 0; this.#rest.length === 0; reads++) {
-      if (reads === MAX_ZERO_READS) {
-        throw new Error(`Reader made no progress in ${MAX_ZERO_READS} reads`);
+async function join(pieces: Uint8Array<ArrayBuffer>[]) {
+  return pieces.length === 1 ? pieces[0] : await new Blob(pieces).bytes();
+}
+
+/** Lines of bytes, as an array has them, or as they come. */
+export type Lines =
+  | Iterable<Uint8Array<ArrayBuffer>>
+  | AsyncIterable<Uint8Array<ArrayBuffer>>;
+
+const standardInput = readLines({
+  read: (p) =>
+    Deno.stdin.read(p).catch((error) => {
+      throw new Error("read stdin", { cause: error });
+    }),
+});
+type NextLine = ReturnType<typeof standardInput.next>;
+/** A line that has been asked for, and not been taken yet. */
+let ahead: NextLine | undefined;
+
+/**
+ * The lines of standard input, up to the tutorial's word for "enough": a line
+ * that is only `q` or `Q`. On a terminal each one is asked for.
+ *
+ * @param prompt What is asked.
+ * @param ready What to wait for before it is asked.
+ * @returns The lines, each with its newline. To iterate again is to go on
+ * behind the `q`.
+ * @throws {Error} `read stdin`, with the system's error as its `cause`.
+ *
+ * @example
+ * ```ts no-assert
+ * for await (const line of askLines("Your name: ")) {
+ *   await Deno.stdout.write(line);
+ * }
+ * ```
+ */
+export function askLines(
+  prompt: string,
+  ready: () => Promise<unknown> | undefined = () => undefined,
+): Lines {
+  const isAsked = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
+  const print = (text: string) =>
+    writeFull(Deno.stdout, new TextEncoder().encode(text));
+  return {
+    async *[Symbol.asyncIterator]() {
+      for (;;) {
+        if (isAsked) {
+          await ready();
+          await print(prompt);
+        }
+        const { value: line } = await (ahead ?? standardInput.next());
+        ahead = undefined;
+        // What comes next does not belong behind the prompt.
+        if (isAsked && line?.at(-1) !== LINE_FEED) await print("\n");
+        if (!line || isQuit(line)) return;
+        yield line;
       }
-      const count = await this.#read();
-      if (count === null) return true;
-      // A copy: lines that were handed out must outlive the next read.
-      this.#rest = this.#buffer.slice(0, count);
-    }
-    return false;
-  }
-
-  /** One read, given up when the signal says so. */
-  #read(): Promise<number | null> {
-    const signal = this.#signal;
-    if (signal === undefined) return this.#reader.read(this.#buffer);
-    return new Promise((resolve, reject) => {
-      signal.throwIfAborted();
-      const abort = () => reject(signal.reason);
-      signal.addEventListener("abort", abort);
-      this.#reader.read(this.#buffer).then(resolve, reject).finally(() =>
-        signal.removeEventListener("abort", abort)
-      );
-    });
-  }
+    },
+  };
 }
 
 /**
- * Whether a line is the tutorial's word for "enough": `q` or `Q`, and nothing
- * else but its newline.
+ * Whether there is anybody to ask: a terminal, or a standard input that has a
+ * line at once.
  *
- * @param line The line, with or without its newline.
- * @returns Whether it is.
+ * @returns Whether it is worth while to read standard input.
  *
  * @example
- * ```ts
- * import { assert } from "@std/assert";
- *
- * assert(isQuit(new TextEncoder().encode("Q\n")));
- * assert(!isQuit(new TextEncoder().encode("quit\n")));
+ * ```ts no-assert
+ * const lines = await hasInput() ? askLines("Your name: ") : [];
  * ```
  */
-export function isQuit(line: Uint8Array): boolean {
-  return (line[0] === 0x71 || line[0] === 0x51) &&
-    (line.length === 1 || line.length === 2 && line[1] === LINE_FEED);
+export async function hasInput(): Promise<boolean> {
+  if (Deno.stdin.isTerminal()) return true;
+  ahead ??= standardInput.next();
+  let timer: ReturnType<typeof setTimeout>;
+  const late = new Promise<null>((resolve) =>
+    timer = setTimeout(() => resolve(null), AT_ONCE)
+  );
+  const first = await Promise.race([ahead, late]);
+  clearTimeout(timer!);
+  return first !== null && !first.done;
+}
+
+function isQuit(line: Uint8Array): boolean {
+  const text = new TextDecoder().decode(line.subarray(0, 3));
+  return ["q", "Q", "q\n", "Q\n"].includes(text);
 }

@@ -1,20 +1,23 @@
 /**
- * Serves every connection alike, when more of them are busy than Deno's own
- * loop serves evenly. This module imports nothing.
+ * Serves every connection alike, also when very many are busy. This module
+ * imports nothing.
  *
- * The trouble: Deno lets at most 128 waiting reads complete in one turn of its
- * loop. It puts the others off until it has asked the kernel for news; and the
- * connections that were served just now, whose clients have answered meanwhile,
- * are news. They go first, again and again, and some of the others never.
+ * The trouble: in one turn of its loop, Deno completes at most 128 of the reads
+ * that have data. The others have to wait. In the next turn it first serves the
+ * connections that have new data, and only then those that wait. A connection
+ * that was just served often has new data: its client has answered. So
+ * with more than 128 busy connections some are served again and again, and
+ * others never.
  *
- * The cure: while there is a crowd, whoever has been served waits before it
- * reads again, in a queue, first in, first out. So the loop has only those left who
- * have not been served, and gets to all of them. Then the queue is let go, a
- * few at a time.
+ * The cure: so many connections are a crowd. In a crowd, a connection that has
+ * been served waits in a queue before it reads again. Then the loop has only
+ * connections left that have not been served, and gets to all of them. After
+ * that the queue is let go, first in, first out, a few at a time.
  *
- * The price: none that shows while there is no crowd. In a crowd whoever pauses
- * waits for its turn as well: a thousand clients with pauses of 20 ms, which kept
- * a server close to its limit, were served a fifth less often than without.
+ * The price: without a crowd, none that can be measured. In a crowd a connection
+ * waits for its turn also where its client is not in a hurry. For example, a
+ * thousand clients waited 20 ms before each message, and kept a server close
+ * to its limit: with the gate they were served a fifth less often.
  *
  * @module
  */
@@ -28,7 +31,7 @@ const TICK_TIME = 1;
 /** After so many ticks somebody goes, however many strangers come. */
 const LONGEST_HOLD = 20;
 
-/** Who waits, and the function that lets it go. */
+/** A connection that waits, and the function that lets it go. */
 interface Waiter {
   who: object;
   go: () => void;
@@ -41,23 +44,26 @@ interface Leavers {
 }
 
 /**
- * A gate that each connection of a server passes before it reads again. As long
- * as there is no crowd, it is open.
+ * A gate that each connection of a server passes before it reads again.
  *
- * Who waits: the 112th that comes in one turn of the loop, and from then on
- * everybody who comes, until the queue is empty.
+ * It is open as long as fewer than 112 connections come in one turn of the loop.
+ * The 112th makes a crowd. From then on everybody who comes waits in the queue,
+ * until the queue is empty.
  *
- * Who is let go: the one that has waited longest, as long as fewer than 8 of
- * those let go are out. But while many strangers come, that is connections that
- * were not let go, nobody is: the loop has not got to all of them yet.
+ * Those who have waited longest are let go first. Up to 8 of them may be out at
+ * a time. When one of them has been served, it comes back to the queue, and the
+ * next one may go. Connections that come and were not let go are strangers. While
+ * many strangers come, nobody is let go, for the loop is still busy with those
+ * that have not been served yet.
  *
- * Why no one waits for ever: a timer runs while somebody waits, with a tick each
- * millisecond. Strangers end up in the queue, and become fewer; where they keep
- * coming, the next 8 go after 20 ticks all the same. Whoever is let go and stays
- * away, because its client is silent or far, is not counted any more after two
- * ticks, so that the next may go. Where more than a quarter stay away there is
- * no crowd any more, or there was one but for a moment: what may be out doubles
- * with each tick or two, until the queue is empty.
+ * Nobody waits for ever. While somebody waits, a timer ticks each millisecond:
+ * - Each stranger ends up in the queue, so they become fewer. If they come without
+ *   end all the same, the next 8 are let go after 20 ticks.
+ * - Whoever is let go may stay away, because its client is silent or far. After
+ *   two ticks it is not counted any more, and the next one may go.
+ * - If more than a quarter of those let go stay away, most of the queue is not
+ *   busy. Then twice as many may be out, with each tick or two twice as many
+ *   again, so that the queue is empty soon.
  *
  * @example
  * ```ts

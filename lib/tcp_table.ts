@@ -5,6 +5,8 @@
  * @module
  */
 
+import { WITHOUT_LD } from "./plain_env.ts";
+
 /** One TCP socket of this host, whoever owns it. */
 export interface TcpRow {
   /** Its own address. */
@@ -23,6 +25,10 @@ export interface TcpRow {
   };
   /** Its state, by the name it has in RFC 9293: `"TIME-WAIT"`. */
   state: string;
+  /** What it has sent without an answer yet, and what waits to be sent: bytes. */
+  sendQueue: number;
+  /** What has come and was not read yet, in bytes. */
+  receiveQueue: number;
   /** What its timer waits for, or `null` if none runs. */
   timer: {
     /** What happens next. */
@@ -30,6 +36,8 @@ export interface TcpRow {
     /** In how many milliseconds, to 10 ms. */
     milliseconds: number;
   } | null;
+  /** How often the oldest segment without an answer was sent again. */
+  retransmits: number;
 }
 
 /** `enum` in the kernel's `include/net/tcp_states.h`, from 1. */
@@ -55,12 +63,18 @@ const TIMERS = [
   "window probe",
 ] as const;
 
+/** How `/proc/net/tcp` begins, even where there is no socket. */
+const TABLE_HEAD = "  sl  local_address rem_address ";
+
 /** Clock ticks that `/proc` shows times in: `sysconf(_SC_CLK_TCK)`. */
 const TICK = 1000 / 100;
 
 /**
- * Lists the TCP sockets of this host.
+ * Lists the TCP sockets of this host. What has to be known of several sockets
+ * at the same time, like the states of both ends of a connection, must come from
+ * one such list.
  *
+ * @throws {Error} If the list cannot be read.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
  *
  * @example A socket that listens
@@ -74,7 +88,12 @@ const TICK = 1000 / 100;
  * ```
  */
 export async function readTcpTable(): Promise<TcpRow[]> {
-  return parseTcpTable(await cat("/proc/net/tcp", "/proc/net/tcp6"));
+  const { code, stdout, stderr } = await runCat(
+    "/proc/net/tcp",
+    "/proc/net/tcp6", // Is not there on a host without IPv6.
+  );
+  if (stdout.startsWith(TABLE_HEAD) && code <= 1) return parseTcpTable(stdout);
+  throw catError("/proc/net/tcp", code, stderr);
 }
 
 /**
@@ -97,17 +116,53 @@ export async function readTcpTable(): Promise<TcpRow[]> {
  */
 export function parseTcpTable(text: string): TcpRow[] {
   const row =
-    /^ *\d+: ([0-9A-F]+):(\w{4}) ([0-9A-F]+):(\w{4}) (\w\w) \w+:\w+ (\w\w):(\w+)/gm;
-  return Array.from(text.matchAll(row), (match) => {
-    const [, local, localPort, remote, remotePort, state, timer, when] = match;
-    const kind = TIMERS[parseInt(timer, 16) - 1];
+    /^ *\d+: (\w+):(\w{4}) (\w+):(\w{4}) (\w\w) (\w+):(\w+) (\w\w):(\w+) (\w+)/gm;
+  return Array.from(text.matchAll(row), ([, local, localPort, ...rest]) => {
+    const [remote, remotePort, ...numbers] = rest;
+    const [state, sendQueue, receiveQueue, timer, when, retransmits] = numbers
+      .map((hex) => parseInt(hex, 16));
+    const kind = TIMERS[timer - 1];
     return {
       local: { hostname: toHostname(local), port: parseInt(localPort, 16) },
       remote: { hostname: toHostname(remote), port: parseInt(remotePort, 16) },
-      state: STATES[parseInt(state, 16) - 1] ?? `state ${state}`,
-      timer: kind ? { kind, milliseconds: parseInt(when, 16) * TICK } : null,
+      state: STATES[state - 1] ?? `state ${state}`,
+      sendQueue,
+      receiveQueue,
+      timer: kind ? { kind, milliseconds: when * TICK } : null,
+      retransmits,
     };
   });
+}
+
+/**
+ * Finds one end of a connection.
+ *
+ * @param rows What the kernel lists, from one reading.
+ * @param own The port of this end.
+ * @param other The port of the other end.
+ * @returns Its row, or `undefined` if the kernel has none any more.
+ *
+ * @example Both ends of a connection on this host
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const { port } = listener.addr;
+ * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+ * const client = conn.localAddr.port;
+ * const rows = await readTcpTable();
+ * assertEquals(endOf(rows, client, port)?.state, "ESTABLISHED");
+ * assertEquals(endOf(rows, port, client)?.state, "ESTABLISHED");
+ * ```
+ */
+export function endOf(
+  rows: TcpRow[],
+  own: number,
+  other: number,
+): TcpRow | undefined {
+  return rows.find(({ local, remote }) =>
+    local.port === own && remote.port === other
+  );
 }
 
 /** The kernel prints addresses as 32-bit numbers of this host's byte order. */
@@ -125,11 +180,12 @@ function toHostname(hex: string): string {
 }
 
 /**
- * Reads files by `cat`: Deno itself reads those under `/proc` only with
+ * Reads a file by `cat`: Deno itself reads those under `/proc` only with
  * `--allow-all`.
  *
- * @param paths The files; one that is not there has no text.
- * @returns Their text, one behind the other.
+ * @param path The file.
+ * @returns Its text.
+ * @throws {Error} `cat PATH: ...` and what `cat` says, if it fails.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
  *
  * @example
@@ -139,17 +195,25 @@ function toHostname(hex: string): string {
  * assert(Number(await cat("/proc/sys/net/core/somaxconn")) > 0);
  * ```
  */
-export async function cat(...paths: string[]): Promise<string> {
-  const command = new Deno.Command("cat", {
-    args: paths,
-    stderr: "null",
-    // Deno refuses to start anything that inherits an LD_ variable.
-    env: {
-      LD_LIBRARY_PATH: "",
-      LD_PRELOAD: "",
-      LD_RUN_PATH: "",
-      LD_BIND_NOW: "",
-    },
-  });
-  return new TextDecoder().decode((await command.output()).stdout);
+export async function cat(path: string): Promise<string> {
+  const { code, stdout, stderr } = await runCat(path);
+  if (code === 0) return stdout;
+  throw catError(path, code, stderr);
+}
+
+async function runCat(...paths: string[]) {
+  const command = new Deno.Command("cat", { args: paths, env: WITHOUT_LD });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return {
+    code,
+    stdout: decoder.decode(stdout),
+    stderr: decoder.decode(stderr),
+  };
+}
+
+function catError(path: string, code: number, stderr: string): Error {
+  // It says "cat: /nowhere: No such file or directory".
+  const reason = stderr.split("\n")[0].split(": ").at(-1);
+  return new Error(`cat ${path}: ${reason || `exit code ${code}`}`);
 }

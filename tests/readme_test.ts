@@ -1,6 +1,14 @@
 /** README.md says what is true: its commands run, and print what it shows. */
 import { assert, assertEquals } from "@std/assert";
-import { hasProgram, LessonProcess, LESSONS, run, runDeno } from "./testing.ts";
+import { exchange } from "./peers.ts";
+import {
+  hasProgram,
+  LessonProcess,
+  LESSONS,
+  lessonSource,
+  run,
+  runDeno,
+} from "./testing.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const README = Deno.readTextFileSync(new URL("README.md", ROOT));
@@ -10,7 +18,9 @@ const { tasks } = JSON.parse(
 
 /** The code blocks of a language. */
 const blocks = (language: string) =>
-  [...README.matchAll(new RegExp("^```" + language + "\n([^]*?)^```", "gm"))]
+  [...README.matchAll(
+    new RegExp("^```" + language + "(?: ignore)?\n([^]*?)^```", "gm"),
+  )]
     .map(([, text]) => text);
 
 Deno.test("README shows what deno task demo prints", async () => {
@@ -27,6 +37,62 @@ Deno.test("README shows what deno task demo prints", async () => {
   const spoken = expected.findIndex((line) => line.startsWith("client   "));
   assertEquals(printed.slice(0, spoken), plain(expected.slice(0, spoken)));
   for (const line of plain(expected)) assert(printed.includes(line), line);
+});
+
+/** Ports differ from run to run. */
+const withoutPorts = (text: string) => text.replaceAll(/:\d{4,5}\b/g, ":PORT");
+
+Deno.test("README shows what --mermaid prints", async () => {
+  const [, task, args] = README.match(
+    /^ {4}deno task (\w+) (.*--mermaid)$/m,
+  )!;
+  const { code, stdout } = await runDeno(["task", task, ...args.split(" ")]);
+  assertEquals(code, 0);
+  const lines = (text: string) =>
+    withoutPorts(text).trim().split("\n").toSorted();
+  const diagram = stdout.slice(stdout.indexOf("sequenceDiagram"));
+  assertEquals(lines(blocks("mermaid")[0]), lines(diagram));
+});
+
+Deno.test("README shows the server as it stands in the lesson", () => {
+  const [server] = blocks("ts");
+  assert(server.startsWith("export async function server("));
+  assert(lessonSource("02_tcp_echo.ts").includes(server));
+});
+
+Deno.test("README shows what the trace says of its program", async () => {
+  const program = blocks("ts").find((it) => it.includes("greet(conn)"))!;
+  const folder = await Deno.makeTempDir();
+  await Deno.writeTextFile(
+    `${folder}/greet.ts`,
+    program.replace("port: 8000", "port: 0"),
+  );
+  const shown = blocks("console").find((it) => it.includes("greet.ts(1)"))!;
+  const [command, ...expected] = shown.trim().split("\n");
+  const child = new Deno.Command(Deno.execPath(), {
+    args: command.split(" ").slice(2, -1).concat(`${folder}/greet.ts`),
+    cwd: ROOT,
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+    env: { NO_COLOR: "1" },
+  }).spawn();
+  let trace = "";
+  let asked = Promise.resolve("");
+  for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+    const [, port] = (trace += text).match(/listen 127\.0\.0\.1:(\d+)\n/) ?? [];
+    if (port && trace.split("\n").length === 2) {
+      asked = exchange(Number(port), "Ada\n");
+    }
+    if (trace.includes(" close")) child.kill("SIGTERM");
+  }
+  await child.status;
+  await Deno.remove(folder, { recursive: true });
+  assertEquals(await asked, "hello Ada\n");
+  assertEquals(
+    withoutPorts(trace).trim().split("\n"),
+    expected.map(withoutPorts),
+  );
 });
 
 Deno.test("README's deno run commands are those of the headers", async () => {

@@ -283,3 +283,21 @@ export function onTerminal(command: string[]): string[] {
   const quoted = command.map((word) => `'${word.replaceAll("'", "'\\''")}'`);
   return ["script", "-qec", quoted.join(" "), "/dev/null"];
 }
+
+/**
+ * Makes a program that is found before the real one of that name, with `env`.
+ * Disposing of it removes it.
+ *
+ * @param name Its name on PATH.
+ * @param script What it does, for `sh`; it finds the real one on PATH.
+ */
+export async function fakeProgram(name: string, script: string) {
+  const folder = await Deno.makeTempDir();
+  const text = `#!/bin/sh\nPATH=\${PATH#*:}\n${script}\n`;
+  await Deno.writeTextFile(`${folder}/${name}`, text, { mode: 0o755 });
+  return {
+    folder,
+    env: { PATH: `${folder}:${Deno.env.get("PATH")}` },
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}

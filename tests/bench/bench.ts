@@ -14,18 +14,17 @@
  * @module
  */
 
-import { jainsIndex } from "../../lessons/12_concurrent_echo.ts";
-import { textLines } from "../../lib/child.ts";
+import { jainsIndex } from "../../lib/load.ts";
+import { textLines } from "../../lib/harness/child.ts";
 import {
-  integerOption,
   type Io,
   mode,
-  runLesson,
   UsageError,
   type Values,
-} from "../../lib/command_line.ts";
-import { Progress } from "../../lib/progress.ts";
-import { formatBar, formatTable } from "../../lib/table.ts";
+} from "../../lib/harness/command_line.ts";
+import { Progress } from "../../lib/harness/progress.ts";
+import { runLesson } from "../../lib/harness/run_lesson.ts";
+import { formatBar, formatTable } from "../../lib/harness/table.ts";
 import type { Load, LoadResult } from "./load.ts";
 
 const path = (name: string) => new URL(name, import.meta.url).pathname;
@@ -91,8 +90,8 @@ const ONE_BY_ONE = [LESSON, "lesson 02", ...CONCURRENT.slice(2)];
 
 type Options = Io & Values<typeof OPTIONS>;
 const OPTIONS = {
-  rounds: integerOption("rounds, each server once in each", 5, 1, 1000),
-  time: integerOption("milliseconds of a load", 250, 10, 60_000),
+  rounds: { default: 5, min: 1, max: 1000, help: "each server once in each" },
+  time: { default: 250, min: 10, max: 60_000, help: "milliseconds of a load" },
 };
 
 /** What can be run alone, by name. */

@@ -10,7 +10,7 @@
  * @module
  */
 
-import { textLines } from "../../lib/child.ts";
+import { textLines } from "../../lib/harness/child.ts";
 import {
   type LibcSocket,
   openLibc,

@@ -1,0 +1,40 @@
+/**
+ * Telling a client that is gone from a server that is broken.
+ * This module imports nothing.
+ *
+ * @module
+ */
+
+/** What accept(2), recv(2) and send(2) say of a connection that has ended. */
+const CODES = [
+  "ECONNRESET", // the other side has sent a RST
+  "EPIPE", // the same, but found out by a write
+  "ENOTCONN", // the same, before accept(2) could ask for its address
+  "ECONNABORTED", // the same, on other systems
+  "ETIMEDOUT", // the other side does not answer any more
+  "EHOSTUNREACH", // there is no way to the other side any more
+  "ENETUNREACH",
+  "EPROTO",
+];
+
+/**
+ * Says whether an error means that one connection is lost. A server goes on
+ * after such an error: it is about one client. Any other error is about the
+ * server itself.
+ *
+ * @param error What `accept`, `read` or `write` has thrown.
+ * @returns Whether it is the end of one connection, and of nothing else.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ *
+ * const reset = Object.assign(new Error(), { code: "ECONNRESET" });
+ * assert(isConnectionLost(reset));
+ * assert(!isConnectionLost(new RangeError("a mistake of ours")));
+ * ```
+ */
+export function isConnectionLost(error: unknown): boolean {
+  return error instanceof Error &&
+    CODES.includes(String((error as { code?: unknown }).code));
+}

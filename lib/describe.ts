@@ -1,0 +1,168 @@
+/**
+ * How addresses, bytes and errors are written: in one line, for people.
+ * This module imports nothing.
+ *
+ * @module
+ */
+
+/**
+ * Writes an address as `127.0.0.1:9527`, or `[::1]:9527`.
+ *
+ * @param address A host name or IP address, and a port from 0 to 65535.
+ * @returns Both, with a colon between them.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(formatAddress({ hostname: "::1", port: 80 }), "[::1]:80");
+ * ```
+ */
+export function formatAddress(
+  address: { hostname: string; port: number },
+): string {
+  const { hostname, port } = address;
+  const bare = hostname.includes(":") && !hostname.startsWith("[");
+  return `${bare ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/**
+ * Prints a server's first line: what waits for it needs no sleep.
+ *
+ * @param address The address that it listens on.
+ *
+ * @example
+ * ```ts no-assert
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 9527 });
+ * announce(listener.addr); // listening on 127.0.0.1:9527
+ * ```
+ */
+export function announce(address: Deno.NetAddr): void {
+  console.log(`listening on ${formatAddress(address)}`);
+}
+
+/** What JSON would write otherwise, or a terminal would take for a command. */
+const UNPRINTABLE = /[\p{C}\u2028\u2029"\\]/gu;
+
+/**
+ * Writes bytes as text in quotes. What is valid UTF-8 stands as it is; every
+ * other byte, and every character that cannot be seen, stands as an escape:
+ * `\n`, `\x00`.
+ *
+ * @param data The bytes.
+ * @param most How many bytes are shown; `...` stands for those behind them.
+ * @returns One line of text.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bytes = new TextEncoder().encode("你好\n");
+ * assertEquals(quoteBytes(bytes), '"你好\\n"');
+ * assertEquals(quoteBytes(bytes.subarray(1, 4)), '"\\xbd\\xa0\\xe5"');
+ * ```
+ */
+export function quoteBytes(data: Uint8Array, most = 16): string {
+  let quoted = "";
+  for (let start = 0; start < data.length;) {
+    const character = characterAt(data, start);
+    const bytes = character === undefined
+      ? data.subarray(start, start + 1)
+      : new TextEncoder().encode(character);
+    if (start > 0 && start + bytes.length > most) return `"${quoted}"...`;
+    quoted += character?.replace(UNPRINTABLE, escape) ?? escapeBytes(bytes);
+    start += bytes.length;
+  }
+  return `"${quoted}"`;
+}
+
+/** The character that begins with this byte, if one does. */
+function characterAt(data: Uint8Array, start: number): string | undefined {
+  const lead = data[start];
+  const length = lead < 0xc2 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  try {
+    return decoder.decode(data.subarray(start, start + length));
+  } catch {
+    return undefined;
+  }
+}
+
+function escape(character: string): string {
+  if (character === "\n") return "\\n";
+  if (character === '"' || character === "\\") return `\\${character}`;
+  return escapeBytes(new TextEncoder().encode(character));
+}
+
+function escapeBytes(bytes: Uint8Array): string {
+  return Array.from(bytes, (it) => `\\x${it.toString(16).padStart(2, "0")}`)
+    .join("");
+}
+
+/**
+ * Puts an error in one line: `ECONNREFUSED (Connection refused)`, behind the
+ * errors that it is the cause of.
+ *
+ * @param error What was thrown.
+ * @returns One line, without the number of the system's error.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = new Deno.errors.AddrInUse("Address already in use (os error 98)");
+ * assertEquals(describeError(error), "Address already in use");
+ * assertEquals(
+ *   describeError(Object.assign(error, { code: "EADDRINUSE" })),
+ *   "EADDRINUSE (Address already in use)",
+ * );
+ * ```
+ */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const message = error.message.replace(/ \(os error \d+\)$/, "")
+    .replace(/[\s\p{Cc}]+/gu, " ");
+  if (error.cause !== undefined) {
+    return `${message}: ${describeError(error.cause)}`;
+  }
+  const { code } = error as { code?: unknown };
+  if (typeof code === "string") return `${code} (${message})`;
+  const isTimeout = error instanceof Deno.errors.TimedOut ||
+    error.name === "TimeoutError";
+  return isTimeout ? "TimedOut" : message;
+}
+
+/** What this process or host has run out of says nothing about the call. */
+const NO_ANSWER = ["EMFILE", "ENFILE"];
+
+/**
+ * Makes a call whose failure is an answer too, for a cell of a table: what the
+ * call returned, or the system's name of its error.
+ *
+ * @param call The call.
+ * @returns Its result, or its error's `code`.
+ * @throws The error itself, if it has no such code, or if it only says that
+ * this process or host has no descriptors left.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const { port } = listener.addr;
+ * const listen = () => Deno.listen({ hostname: "127.0.0.1", port }).close();
+ * assertEquals(await outcomeOf(listen), "EADDRINUSE");
+ * assertEquals(await outcomeOf(() => port), port);
+ * ```
+ */
+export async function outcomeOf<T>(
+  call: () => T | Promise<T>,
+): Promise<T | string> {
+  try {
+    return await call();
+  } catch (error) {
+    const { code } = Object(error) as { code?: unknown };
+    if (typeof code === "string" && !NO_ANSWER.includes(code)) return code;
+    throw error;
+  }
+}

@@ -1,0 +1,340 @@
+/**
+ * Copies a lesson, or a module of lib, with all that it needs, into one file.
+ *
+ *     deno task copy 02_tcp_echo echo.ts
+ *
+ * @module
+ */
+
+import { writeFull } from "../full_io.ts";
+import { WITHOUT_LD } from "../plain_env.ts";
+import { mode, UsageError } from "./command_line.ts";
+import { runLesson } from "./run_lesson.ts";
+import repo from "../../deno.json" with { type: "json" };
+import jsrMap from "../jsr_imports.json" with { type: "json" };
+
+const ROOT = new URL("../../", import.meta.url);
+const ORIGIN = "Linux sockets in Deno";
+const LICENSE = `Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`;
+
+// The patterns rely on `deno fmt`: what begins at the left edge is a declaration
+// at the top of its module, and a doc comment has lines of its own.
+
+/** A line of what puts a lesson on stage, with the doc comment above it. */
+const STAGE = /(?:^ *\/\*\*(?:(?!\*\/)[^])*\*\/\n)?^.*\/\/ stage\n/gm;
+const SPECIFIER = /(?:type )?(\w+)(?: as (\w+))?,?/g;
+const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
+const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
+const COMMENT = /^ *\/\*\*[^]*?\*\/|(?:^| )\/\/ .*/gm;
+/** A name that may stand for a declaration: no member's, but `...name`. */
+const NAME = /(?<![\w$]|(?<!\.\.)\.)[a-z_$][\w$]*/gi;
+/** A declaration, with the comments above it and the empty lines below it. */
+const DECLARATION =
+  /(?:^(?:\/\*[^]*?\*\/|\/\/.*)\n+)*^[^\s})\]>/].*\n(?:(?:[ })\]>].*)?\n)*/gm;
+const DECLARED =
+  /^(?:export )?(?:async )?(?:const|let|function\*?|class|interface|type) ([\w$]+)/m;
+
+/** Options of {@linkcode copyLesson}. */
+export interface CopyOptions {
+  /** The name of the file it will stand in; the original's by default. */
+  fileName?: string;
+  /** Imports the standard library from JSR, and not as the repository does. */
+  jsr?: boolean;
+}
+
+/**
+ * Makes one file of a lesson, or of a module of lib, and of what it uses.
+ *
+ * @param path The lesson or module, as {@linkcode findSource} finds it.
+ * @returns The text of the file, formatted.
+ * @throws {Error} `fork failed!` if `deno` cannot be run.
+ *
+ * @example
+ * ```ts
+ * import { assertStringIncludes } from "@std/assert";
+ *
+ * const text = await copyLesson("lessons/01_tcp_hello.ts");
+ * assertStringIncludes(text, "export async function writeFull(");
+ * ```
+ */
+export async function copyLesson(
+  path: string,
+  { fileName = fileNameOf(path), jsr = false }: CopyOptions = {},
+): Promise<string> {
+  const copied = readModule(path);
+  const { parts, external } = partsFor(copied);
+  const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
+  const imports = Array.from(
+    external,
+    ([from, names]) =>
+      `import { ${[...names].join(", ")} } from "${specifiers[from] ?? from}";`,
+  );
+  const header = copied.header
+    .replaceAll(path, () => shellQuote(fileName))
+    // These are about the repository: its files, its tasks, its traces.
+    .replaceAll(/^ \* @see .*\n/gm, "")
+    .replace(/^ \* Try it:\n(?: \* .+\n)+(?: \*\n)?/m, "");
+  // The lesson is what one reads first. Only what runs at once, at its end, has
+  // to stand behind the parts that it uses.
+  const [body, main = ""] = copied.code.split(/^(?=if \(import\.meta\.main)/m);
+  return await format([
+    imports.some((it) => /"(npm|jsr):/.test(it))
+      ? "// deno-lint-ignore-file no-import-prefix"
+      : "",
+    `// Copied from ${path} of ${ORIGIN}.\n// ${LICENSE}\n`,
+    header,
+    imports.join("\n"),
+    body,
+    ...parts,
+    main,
+  ].join("\n"));
+}
+
+/**
+ * Finds a lesson, or a module of lib, by what people call it.
+ *
+ * @param name Its file; folder, number and `.ts` need not be there.
+ * @returns Its path in the repository.
+ * @throws {UsageError} If there is none.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(findSource("tcp_echo"), "lessons/02_tcp_echo.ts");
+ * ```
+ */
+export function findSource(name: string): string {
+  const paths = ["lessons", "lib"].flatMap((folder) =>
+    Array.from(Deno.readDirSync(new URL(folder, ROOT)), (it) => it.name)
+      .filter((file) => file.endsWith(".ts"))
+      .map((file) => `${folder}/${file}`).toSorted()
+  );
+  const names = paths.map((path) => fileNameOf(path).slice(0, -3));
+  const wanted = name.replace(/^\.\//, "").replace(/\.ts$/, "");
+  const found = [
+    paths.indexOf(`${wanted}.ts`),
+    names.indexOf(wanted),
+    names.findIndex((it) => it.replace(/^\d+_/, "") === wanted),
+  ].find((index) => index >= 0);
+  if (found !== undefined) return paths[found];
+  throw new UsageError(
+    `no lesson or module ${JSON.stringify(name)}, there are ${
+      names.join(", ")
+    }`,
+  );
+}
+
+/**
+ * Says how a copy is used.
+ *
+ * @param path What it is a copy of.
+ * @param file Where the copy is.
+ * @returns For a lesson the command of each mode; for a module its import.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const [, server] = usageOf("lessons/02_tcp_echo.ts", "my echo.ts");
+ * assertEquals(server, "deno run --allow-net 'my echo.ts' server");
+ * ```
+ */
+export function usageOf(path: string, file: string): string[] {
+  const { header, code } = readModule(path);
+  const commands = Array.from(
+    header.matchAll(/^ \* @run (.+)$/gm),
+    ([, it]) => it.replace(path, () => shellQuote(file)),
+  );
+  if (commands.length > 0) return commands;
+  const names = code.matchAll(
+    /^export (?:async )?(?:const|function\*?|class) (\w+)/gm,
+  );
+  const list = Array.from(names, ([, name]) => name).join(", ");
+  return [
+    `import { ${list} } from ${JSON.stringify(`./${fileNameOf(file)}`)};`,
+  ];
+}
+
+/** A module, taken apart; without what puts it on stage. */
+interface Source {
+  path: string;
+  /** Its JSDoc block. */
+  header: string;
+  /** The names that it imports, and where each one is from. */
+  imports: Map<string, string>;
+  /** The imported names that it has another name for: `a as b`, by that one. */
+  renamed: Map<string, string>;
+  /** All the rest. */
+  code: string;
+}
+
+/** A module of lib that is copied in part. */
+interface Part extends Source {
+  /** What it declares, each with its comments, by name. */
+  declarations: Map<string, string>;
+}
+
+function readModule(path: string): Source {
+  const text = Deno.readTextFileSync(new URL(path, ROOT)).replace(STAGE, "");
+  const imports = new Map<string, string>();
+  const renamed = new Map<string, string>();
+  const rest = text.replace(IMPORT, (_, names: string, from: string) => {
+    const isOurs = from.startsWith(".");
+    const url = isOurs ? new URL(from, new URL(path, ROOT)).href : from;
+    for (const [, name, local] of names.matchAll(SPECIFIER)) {
+      imports.set(local ?? name, url.replace(ROOT.href, ""));
+      if (local) renamed.set(local, `${name} as ${local}`);
+    }
+    return "";
+  });
+  const [header] = rest.match(/^\/\*\*[^]*?\*\/\n/)!;
+  return { path, header, imports, renamed, code: rest.slice(header.length) };
+}
+
+/**
+ * What a module needs: the declarations of others that are reached from it, and
+ * the names from outside, by the modules that they are from.
+ */
+function partsFor(copied: Source) {
+  const parts = new Map<string, Part>();
+  const kept = new Set<string>();
+  const external = new Map<string, Set<string>>();
+
+  const reach = (name: string, from: string) => {
+    if (!from.endsWith(".ts")) {
+      const specifier = copied.renamed.get(name) ?? name;
+      external.set(from, (external.get(from) ?? new Set()).add(specifier));
+      return;
+    }
+    if (kept.has(name)) return;
+    kept.add(name);
+    if (!parts.has(from)) {
+      const source = readModule(from);
+      parts.set(from, { ...source, declarations: declarationsOf(source) });
+    }
+    const { imports, declarations } = parts.get(from)!;
+    const text = declarations.get(name);
+    if (text === undefined) throw new Error(`${from} declares no ${name}`);
+    const code = text.replaceAll(COMMENT, "");
+    for (const [used] of code.matchAll(NAME)) {
+      if (declarations.has(used)) reach(used, from);
+      else if (imports.has(used)) reach(used, imports.get(used)!);
+    }
+  };
+  for (const [name, from] of copied.imports) reach(name, from);
+
+  // What a program is built from first, and behind it what shows it.
+  const isShow = ({ path }: Source) => path.startsWith("lib/harness/");
+  const texts = [...parts.values()]
+    .toSorted((a, b) => Number(isShow(a)) - Number(isShow(b)))
+    .map(({ path, header, declarations }) => {
+      const needed = [...declarations].filter(([name]) => kept.has(name));
+      const code = needed.map(([, text]) => text.replaceAll(EXAMPLE, ""));
+      return `${titleOf(path, header)}\n\n${code.join("")}`;
+    });
+  return { parts: texts, external };
+}
+
+/** A module's path, as other comments name it, and its first sentence. */
+function titleOf(path: string, header: string): string {
+  const [, about] = header.match(/^ \* ([^]*?\.)\s/m)!;
+  const line = `// ${path}: ${about}`;
+  if (line.length <= 80) return line;
+  return `// ${path}:\n// ${about.replaceAll("\n * ", "\n// ")}`;
+}
+
+/** The declarations of a module by their names, each with its comments. */
+function declarationsOf({ path, code }: Source): Map<string, string> {
+  const declarations = new Map<string, string>();
+  for (const [text] of code.matchAll(DECLARATION)) {
+    const name = text.replaceAll(COMMENT, "").match(DECLARED)?.[1];
+    if (name === undefined) throw new Error(`what is this in ${path}? ${text}`);
+    declarations.set(name, text);
+  }
+  return declarations;
+}
+
+function fileNameOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+/** Writes a file's name as one word of a shell, and no option. */
+function shellQuote(file: string): string {
+  const path = file.startsWith("-") ? `./${file}` : file;
+  const isPlain = /^[\w./+,:@-]+$/.test(path);
+  return isPlain ? path : `'${path.replaceAll("'", "'\\''")}'`;
+}
+
+/** Formats TypeScript as `deno fmt` does. */
+async function format(text: string): Promise<string> {
+  const command = new Deno.Command("deno", {
+    args: ["fmt", "--no-config", "--ext=ts", "-"],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "inherit",
+    env: WITHOUT_LD,
+  });
+  let child;
+  try {
+    child = command.spawn();
+  } catch (error) {
+    throw new Error("fork failed!", { cause: error });
+  }
+  const [, { success, stdout }] = await Promise.all([
+    new Blob([text]).stream().pipeTo(child.stdin),
+    child.output(),
+  ]);
+  if (!success) throw new Error("deno fmt failed");
+  return new TextDecoder().decode(stdout);
+}
+
+if (import.meta.main) {
+  const jsr = {
+    default: false,
+    help: "import the standard library from JSR, pinned",
+  };
+  const force = { default: false, help: "write over a file that exists" };
+
+  await runLesson({
+    url: import.meta.url,
+    title: "Copies a lesson, or a module of lib, into one file",
+    modes: {
+      copy: mode({
+        help: "the name of a lesson or module, and where to write it",
+        flags: ["--allow-read", "--allow-write", "--allow-run=deno"],
+        options: { jsr, force },
+        operands: "NAME [OUT]",
+        async run({ args, jsr, force, output, print }) {
+          const [name, out, ...more] = args;
+          if (name === undefined) throw new UsageError("which lesson?");
+          if (more.length > 0) {
+            throw new UsageError(
+              `unexpected argument ${JSON.stringify(more[0])}`,
+            );
+          }
+          const path = findSource(name);
+          const file = out ?? fileNameOf(path);
+          const text = await copyLesson(path, {
+            fileName: fileNameOf(file),
+            jsr,
+          });
+          const bytes = new TextEncoder().encode(text);
+          const say = out === undefined ? console.error : print;
+          if (out === undefined) await writeFull(output, bytes);
+          else {
+            await Deno.writeFile(out, bytes, { createNew: !force })
+              .catch((error) => {
+                throw error instanceof Deno.errors.AlreadyExists
+                  ? new Error(`${out} exists: --force writes over it`)
+                  : new Error(`write ${out}`, { cause: error });
+              });
+          }
+          const lines = text.split("\n").length - 1;
+          say(`${file}: ${lines} lines, a copy of ${path}`);
+          for (const line of usageOf(path, file)) say(`  ${line}`);
+        },
+      }),
+    },
+  });
+}

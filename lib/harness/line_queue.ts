@@ -1,0 +1,102 @@
+/**
+ * Lines for standard error that never hold the program up.
+ *
+ * @module
+ */
+
+/** How many lines may wait. */
+const MOST_LINES = 10_000;
+/** How long a write may take before we believe that nobody reads. */
+const PATIENCE = 200;
+
+/**
+ * Writes lines to standard error. On a terminal each one is there before the
+ * program goes on. A pipe that nobody reads may be full: so elsewhere they
+ * wait in a queue, and what does not fit into it is counted.
+ */
+export class LineQueue {
+  #waiting: string[] = [];
+  #dropped = 0;
+  #writing: Promise<void> | undefined;
+  /** When the write that is under way began, if there is one. */
+  #since: number | undefined;
+  #isTerminal = Deno.stderr.isTerminal();
+  #isBroken = false;
+
+  constructor() {
+    // Neither Deno.exit() nor an error that nobody catches waits for a write.
+    for (const end of ["unload", "error", "unhandledrejection"]) {
+      globalThis.addEventListener(end, () => this.#writeRest());
+    }
+  }
+
+  /** Writes a line, now or soon. */
+  write(line: string): void {
+    if (this.#isTerminal) return this.#writeSync(line + "\n");
+    if (this.#waiting.length >= MOST_LINES) this.#dropped++;
+    else if (!this.#isBroken) this.#waiting.push(line);
+    this.#writing ??= this.#writeAll();
+  }
+
+  /** Waits until the queue is empty, or nobody reads it. */
+  async flush(): Promise<void> {
+    while (this.#writing && !this.#isStuck()) {
+      await Promise.race([
+        this.#writing,
+        new Promise((resolve) => setTimeout(resolve, PATIENCE)),
+      ]);
+    }
+  }
+
+  #isStuck(): boolean {
+    return performance.now() - (this.#since ?? Infinity) >= PATIENCE;
+  }
+
+  async #writeAll(): Promise<void> {
+    await null; // What comes in the same turn goes along.
+    while (this.#waiting.length > 0) {
+      const bytes = new TextEncoder().encode(this.#take());
+      for (let written = 0; written < bytes.length;) {
+        this.#since = performance.now();
+        try {
+          written += await Deno.stderr.write(bytes.subarray(written));
+        } catch { // Nobody is there any more. That is no reason to stop.
+          this.#isBroken = true;
+          this.#waiting = [];
+          break;
+        }
+      }
+      this.#since = undefined;
+    }
+    this.#writing = undefined;
+  }
+
+  /** Some of the lines that wait, and how many were lost behind the last. */
+  #take(): string {
+    const lines = this.#waiting.splice(0, 100);
+    if (this.#dropped > 0 && this.#waiting.length === 0) {
+      lines.push(`trace: nobody read, ${this.#dropped} events were dropped`);
+      this.#dropped = 0;
+    }
+    return lines.join("\n") + "\n";
+  }
+
+  #writeRest(): void {
+    if (this.#isStuck()) return;
+    if (this.#since !== undefined) { // In a thread of its own: let it be first.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+    }
+    while (this.#waiting.length > 0) this.#writeSync(this.#take());
+  }
+
+  #writeSync(text: string): void {
+    try {
+      const bytes = new TextEncoder().encode(text);
+      for (let written = 0; written < bytes.length;) {
+        written += Deno.stderr.writeSync(bytes.subarray(written));
+      }
+    } catch {
+      // As above.
+    }
+  }
+}

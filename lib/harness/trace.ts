@@ -1,0 +1,27 @@
+/**
+ * Traces the socket calls of a Deno program, any program, on standard error: an
+ * strace(1) in the words of Deno.
+ *
+ *     deno run --preload lib/harness/trace.ts --allow-net any_program.ts
+ *
+ * prints for each call the file, line and function of the program, as the
+ * tutorial's `printf("%s(%d):%s\n", __FILE__, __LINE__, __FUNCTION__)`, and
+ * what came of it:
+ *
+ *     any_program.ts(7):serve write 6 of 6 bytes "hello\n"
+ *
+ * @module
+ */
+
+import { LineQueue } from "./line_queue.ts";
+import { watchSocketCalls } from "./socket_calls.ts";
+
+const lines = new LineQueue();
+watchSocketCalls(({ file, line, function: name, what }) =>
+  lines.write(`${file}(${line}):${name} ${what}`)
+);
+
+/** Waits until all is written that is traced so far, if somebody reads it. */
+export function flushTrace(): Promise<void> {
+  return lines.flush();
+}

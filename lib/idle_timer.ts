@@ -1,0 +1,74 @@
+/**
+ * Finding out that nothing has happened for too long.
+ * This module imports nothing.
+ *
+ * @module
+ */
+
+/** How long after the first look the second one comes, in milliseconds. */
+const SECOND_LOOK = 100;
+
+/**
+ * Calls a function when nothing has happened for some time.
+ *
+ * It is cheap to say that something has happened: `reset` only notes the time.
+ * There is one timer, and when it is due it looks how much time is left.
+ *
+ * When no time is left, it looks a second time before it gives up. A process
+ * that was stopped (SIGSTOP), or very busy, finds two things when it goes on: a
+ * timer that is due, and data that has come in time. Deno runs the timer first.
+ * So the data is only known at the second look.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ *
+ * const start = performance.now();
+ * await new Promise<void>((resolve) => new IdleTimer(20, resolve));
+ * assert(performance.now() - start >= 20);
+ * ```
+ */
+export class IdleTimer implements Disposable {
+  #limit: number;
+  #onIdle: () => void;
+  #lastActive = performance.now();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Begins to wait.
+   *
+   * @param limit After so many milliseconds without a `reset`; 0 is never.
+   * @param onIdle Is called then, once.
+   */
+  constructor(limit: number, onIdle: () => void) {
+    this.#limit = limit;
+    this.#onIdle = onIdle;
+    if (limit > 0) this.#timer = setTimeout(this.#look, limit, false);
+  }
+
+  /** Something has happened: the time begins anew. */
+  reset(): void {
+    this.#lastActive = performance.now();
+  }
+
+  /** The time does not count until the next `reset`. */
+  pause(): void {
+    this.#lastActive = Infinity;
+  }
+
+  /** Does not wait any more. */
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+  }
+
+  #look = (isSecond: boolean): void => {
+    const idle = Math.max(performance.now() - this.#lastActive, 0);
+    if (idle < this.#limit) {
+      this.#timer = setTimeout(this.#look, this.#limit - idle, false);
+    } else if (!isSecond) {
+      this.#timer = setTimeout(this.#look, SECOND_LOOK, true);
+    } else {
+      this.#onIdle();
+    }
+  };
+}

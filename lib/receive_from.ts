@@ -1,0 +1,79 @@
+/**
+ * Receiving the datagrams of one peer, in time.
+ *
+ * @module
+ */
+
+import { withDeadline } from "./deadline.ts";
+
+/** A receive() cannot be cancelled: what was given up is for the next call. */
+const givenUp = new WeakMap<
+  Deno.DatagramConn,
+  Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]>
+>();
+
+/**
+ * Receives the next datagram that `peer` sends to a socket. Anybody can send to
+ * it; a connected UDP socket in C ignores all others in the same way.
+ *
+ * @param socket The socket. Nothing else may receive from it.
+ * @param peer An IP address, with or without a scope (`%eth0`), and a port.
+ * `0.0.0.0` and `::` are this host: Linux sends there what is sent to them.
+ * @param milliseconds How long to wait; 0 is for what has arrived already.
+ * @param onStranger Is told where each other datagram came from.
+ * @returns The datagram; `null` if none came in time.
+ * @throws {TypeError} If the address of `peer` is none.
+ * @throws The error of the socket: `Interrupted` if it has been closed.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bind = { hostname: "127.0.0.1", port: 0, transport: "udp" } as const;
+ * const [socket, peer] = [bind, bind].map(Deno.listenDatagram);
+ * const address = peer.addr as Deno.NetAddr;
+ * assertEquals(await receiveFrom(socket, address, 10), null);
+ * await peer.send(new Uint8Array([42]), socket.addr);
+ * const data = await receiveFrom(socket, address, 1000);
+ * assertEquals(data, new Uint8Array([42]));
+ * socket.close();
+ * peer.close();
+ * ```
+ */
+export async function receiveFrom(
+  socket: Deno.DatagramConn,
+  peer: { hostname: string; port: number },
+  milliseconds: number,
+  onStranger?: (from: Deno.NetAddr) => unknown,
+): Promise<Uint8Array<ArrayBuffer> | null> {
+  const host = plainAddress(peer.hostname);
+  const end = performance.now() + milliseconds;
+  do {
+    const receiving = givenUp.get(socket) ??
+      socket.receive(new Uint8Array(65535));
+    givenUp.set(socket, receiving);
+    let received;
+    try {
+      received = await withDeadline(receiving, end - performance.now());
+    } catch (error) {
+      if (error instanceof Deno.errors.TimedOut) return null;
+      throw error;
+    }
+    givenUp.delete(socket);
+    const [data, from] = received as [typeof received[0], Deno.NetAddr];
+    if (from.port === peer.port && plainAddress(from.hostname) === host) {
+      return data;
+    }
+    onStranger?.(from);
+  } while (performance.now() < end);
+  return null;
+}
+
+/** An address in one form, so that it can be compared. */
+function plainAddress(address: string): string {
+  if (address === "0.0.0.0") return "127.0.0.1";
+  if (!address.includes(":")) return address;
+  const [bare] = address.split("%");
+  const { hostname } = new URL(`http://[${bare}]`);
+  return hostname === "[::]" ? "[::1]" : hostname;
+}

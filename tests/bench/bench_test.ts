@@ -1,0 +1,109 @@
+/** The benchmarks run, and print what they should. No test looks at a time. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { descendants, runDeno, until } from "../testing.ts";
+
+const BENCH = ["run", "--allow-all", "tests/bench/bench.ts"];
+/** Said where there is taskset. */
+const LOAD = ", load on core N";
+const ROOT = new URL("../../", import.meta.url);
+
+/** The rows of each table, by its title. */
+function tables(stdout: string): Map<string, string[][]> {
+  const [, ...blocks] = stdout.trimEnd().split("\n\n"); // The first says where.
+  assertEquals(blocks.length % 2, 0, stdout);
+  const found = new Map<string, string[][]>();
+  for (let i = 0; i < blocks.length; i += 2) {
+    const [, ...rows] = blocks[i + 1].split("\n");
+    found.set(blocks[i], rows.map((row) => row.trim().split(/ {2,}/)));
+  }
+  return found;
+}
+
+Deno.test("the benchmarks measure every server", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const args = [...BENCH, "--rounds=1", "--time=20"];
+  const { code, stdout, stderr } = await runDeno(args);
+  assertEquals([code, stderr], [0, ""]);
+  const node = stdout.includes("node:net in Node") ? 1 : 0;
+  const titles = [...tables(stdout)].map(([title, rows]) => {
+    for (const row of rows) {
+      assert(row.length >= 2, row.join(" | "));
+      assert(Number.parseFloat(row[1]) > 0, row.join(" | "));
+      assert(!/NaN|Infinity|undefined/.test(row.join()), row.join(" | "));
+    }
+    return [title.replaceAll(/\d+/g, "N").replace(LOAD, ""), rows.length];
+  });
+  assertEquals(titles, [
+    ["readFull and writeFull, nanoseconds", 6],
+    ["N-byte messages, N connections", 5 + node],
+    ["N-byte messages, one connection", 5 + node],
+    ["A stream in writes of N KiB, one connection", 5 + node],
+    ["N-KiB messages, N connections", 5 + 2 * node],
+    ["N-byte datagrams, N sockets", 3 + node],
+    ["N-byte messages, microseconds for each", 8 + 4 * node],
+    ["N ms of N-byte messages, N connections", 4 + node],
+    ["Memory, N idle connections, measured once", 4 + node],
+    ["From start to first echo", 3 + node],
+  ]);
+});
+
+Deno.test("one part of the benchmarks runs alone, and nothing for a wrong one", async () => {
+  const some = [...BENCH, "start", "datagrams", "--rounds=2", "--time=20"];
+  const { code, stdout } = await runDeno(some);
+  assertEquals(code, 0);
+  assertEquals([...tables(stdout).keys()], [
+    "From start to first echo",
+    "64-byte datagrams, 100 sockets",
+  ]);
+  const wrong = await runDeno([...BENCH, "start", "nothing"]);
+  assertEquals([wrong.code, wrong.stdout], [2, ""]);
+  assertMatch(
+    wrong.stderr,
+    /^bench: unknown part "nothing", expected some of full_io, .*, start\n$/,
+  );
+});
+
+Deno.test("the benchmarks say what they lack", async () => {
+  const limited = async (limit: number, ...args: string[]) => {
+    const command = new Deno.Command("sh", {
+      args: ["-c", `ulimit -n ${limit}; exec "$@"`, "sh", Deno.execPath()]
+        .concat(BENCH, args),
+      cwd: ROOT,
+      stdin: "null",
+    });
+    const { code, stderr } = await command.output();
+    return [code, new TextDecoder().decode(stderr)];
+  };
+  assertEquals(await limited(600, "fairness"), [
+    1,
+    "bench: 1100 open files are needed, the limit is 600\n",
+  ]);
+});
+
+for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+  Deno.test(`the benchmarks leave nothing behind on ${signal}`, async () => {
+    const bench = new Deno.Command(Deno.execPath(), {
+      args: [...BENCH, "messages"],
+      cwd: ROOT,
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    let started: number[] = [];
+    await until(() => (started = descendants(bench.pid)).length >= 5);
+    started = descendants(bench.pid);
+    bench.kill(signal);
+    const { code } = await bench.status;
+    assertEquals(code, signal === "SIGTERM" ? 143 : 137);
+    const isGone = (pid: number) => {
+      try {
+        const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+        return /\) [ZX] /.test(stat); // Ended, if nobody has asked yet.
+      } catch {
+        return true;
+      }
+    };
+    await until(() => started.every(isGone));
+  });
+}

@@ -1,0 +1,300 @@
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import jsr from "../../lib/jsr_imports.json" with { type: "json" };
+import { UsageError } from "../../lib/harness/command_line.ts";
+import { copyLesson, findSource } from "../../lib/harness/copy_lesson.ts";
+import { LESSONS, runDeno, runLines } from "../testing.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+const SOURCES = ["lessons", "lib"].flatMap((folder) =>
+  [...Deno.readDirSync(new URL(folder, ROOT))]
+    .map((entry) => `${folder}/${entry.name}`)
+    .filter((path) => path.endsWith(".ts"))
+);
+
+/** Runs `deno task copy` with exactly its flags. */
+function copy(...args: string[]) {
+  const flags = ["--allow-read", "--allow-write", "--allow-run=deno"];
+  return runDeno(
+    ["run", ...flags, "lib/harness/copy_lesson.ts", ...args],
+    ROOT,
+  );
+}
+
+/** Runs a command as a shell understands it. */
+async function shell(script: string, cwd: string): Promise<string> {
+  const command = new Deno.Command("sh", {
+    args: ["-c", script],
+    cwd,
+    stdin: "null",
+    stderr: "inherit",
+  });
+  const { code, stdout } = await command.output();
+  assertEquals(code, 0, script);
+  return new TextDecoder().decode(stdout);
+}
+
+/** An empty folder, with a name that is not easy. */
+async function withFolder(f: (folder: string) => Promise<void>) {
+  const folder = await Deno.makeTempDir({ prefix: "copied lessons 课 " });
+  try {
+    await f(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+async function succeeds(folder: string, ...args: string[]) {
+  const { code, stderr } = await runDeno(args, folder);
+  assertEquals(code, 0, stderr);
+}
+
+/** How many lines a text has. */
+const linesOf = (text: string) => text.split("\n").length - 1;
+
+Deno.test("copies stand alone", async (t) => {
+  await withFolder(async (folder) => {
+    for (const name of ["lessons", "lib", "jsr"]) {
+      await Deno.mkdir(`${folder}/${name}`);
+    }
+    const texts = new Map<string, string>();
+    await Promise.all(SOURCES.map(async (path) => {
+      const text = await copyLesson(path);
+      texts.set(path, text);
+      await Deno.writeTextFile(`${folder}/${path}`, text);
+    }));
+
+    await t.step(
+      "they are linted and formatted, also in a project",
+      async () => {
+        await Promise.all([
+          succeeds(folder, "lint", "lessons", "lib"),
+          succeeds(folder, "fmt", "--check", "lessons", "lib"),
+        ]);
+        await Deno.writeTextFile(`${folder}/deno.json`, "{}");
+        await succeeds(folder, "lint", "lessons", "lib");
+        await Deno.remove(`${folder}/deno.json`);
+      },
+    );
+
+    await t.step(
+      "they type-check, those with --jsr against std's types",
+      async () => {
+        const types = new URL("tests/std_types/", ROOT);
+        const declared = JSON.parse(
+          await Deno.readTextFile(new URL("import_map.json", types)),
+        ).imports;
+        const imports = Object.fromEntries(
+          Object.entries(jsr.imports)
+            .map(([name, it]) => [it, new URL(declared[name], types).href]),
+        );
+        const map = JSON.stringify({ imports });
+        await Deno.writeTextFile(`${folder}/map.json`, map);
+        for (const path of ["lessons/02_tcp_echo.ts"]) {
+          const text = await copyLesson(path, { jsr: true });
+          await Deno.writeTextFile(`${folder}/jsr/${path.split("/")[1]}`, text);
+          const imported =
+            /^import .* from "jsr:@std\/\w+@\d+\.\d+\.\d+\/.*";$/m;
+          assertMatch(text, imported);
+          assert(!text.includes('"npm:'));
+        }
+        const all = ["lessons", "lib", "jsr"];
+        await succeeds(folder, "check", "--import-map=map.json", ...all);
+      },
+    );
+
+    await t.step("their functions can be imported", async () => {
+      await Deno.writeTextFile(
+        `${folder}/main.ts`,
+        `import { client, server } from "./lessons/02_tcp_echo.ts";
+        const ready = Promise.withResolvers<number>();
+        const serving = server({
+          hostname: "127.0.0.1",
+          port: 0,
+          connections: 1,
+          onListen: ({ port }) => ready.resolve(port),
+        });
+        const lines = [new TextEncoder().encode("imported")];
+        await client({ port: await ready.promise, lines });
+        await serving;`,
+      );
+      const result = await runDeno(["run", "--allow-net", "main.ts"], folder);
+      const stdout = "from server imported\nclient done!!\n";
+      assertEquals(result, { code: 0, stdout, stderr: "" });
+    });
+
+    await t.step("their --help needs no flags, and has no trace", async () => {
+      await Promise.all(LESSONS.map(async (lesson) => {
+        const args = ["run", lesson, "--help"];
+        const result = await runDeno(args, `${folder}/lessons`);
+        assertEquals([result.code, result.stderr], [0, ""], lesson);
+        for (const mode of runLines(lesson).keys()) {
+          assertMatch(result.stdout, new RegExp(`^${mode}\\b.*: `, "m"));
+        }
+        // Of a diagram's options only those of a lesson that draws its own.
+        const draws = texts.get(`lessons/${lesson}`)!.includes("mermaid: {");
+        assert(!result.stdout.includes("--quiet"), lesson);
+        assertEquals(result.stdout.includes("--mermaid"), draws, lesson);
+      }));
+    });
+
+    await t.step("they start themselves as servers", async () => {
+      const forking = LESSONS.filter((lesson) =>
+        runLines(lesson).get("demo")!.includes("--allow-run=deno")
+      );
+      await Promise.all(forking.map(async (lesson) => {
+        const text = texts.get(`lessons/${lesson}`)!;
+        const [, line] = text.match(/^ \* @run deno (.+)$/m)!;
+        const args = line.split(" ");
+        const { code, stderr } = await runDeno(args, `${folder}/lessons`);
+        assertEquals([code, stderr], [0, ""], lesson);
+      }));
+    });
+
+    await t.step("they name no file that is not there", () => {
+      for (const [path, text] of texts) {
+        const [header] = text.match(/^\/\*\*[^]*?\*\//m)!;
+        const rest = text.replace(/^\/\/ (Copied from |lib\/).*\n/gm, "")
+          .replaceAll(path.split("/")[1], "");
+        for (const [name] of rest.matchAll(/\b(lessons|lib)\/[\w/]+\.ts\b/g)) {
+          assertMatch(text, RegExp(`^// ${name}:`, "m"), `${path}: ${name}`);
+        }
+        const other = rest.match(/\b\d\d_\w+\.ts\b/)?.[0];
+        assertEquals(other, undefined, path);
+        const stage = header.match(/deno task|--quiet/)?.[0];
+        assertEquals(stage, undefined, path);
+      }
+    });
+  });
+});
+
+Deno.test("copyLesson() takes what is needed, and nothing else", async () => {
+  const text = await copyLesson("lessons/01_tcp_hello.ts");
+  assertMatch(text, /^\/\/ Copied from lessons\/01_tcp_hello\.ts of .+\.$/m);
+  assertMatch(text, /^\/\/ Copyright \(c\) \d+ .* MIT License\.$/m);
+  const source = await Deno.readTextFile(new URL("lib/full_io.ts", ROOT));
+  const [needed] = source.match(/^export async function writeFull[^]*?^}\n/m)!;
+  assert(text.includes(needed));
+  assert(text.includes("/**\n * Writes all of `data`:"));
+  assert(text.includes("\n * @throws {WriteZeroError} If"));
+  assert(text.includes("\nfunction checkCount("));
+  // What only a comment or another module's word for something names is none.
+  assert(!/\b(function readFull|UnexpectedEofError|@example)\b/.test(text));
+  assert(!/\bstage\b.* from|\/\/ stage$/m.test(text));
+  // The lesson comes first, and only what runs at once comes last.
+  const order = [
+    " * @title ",
+    "\nimport {",
+    "\nexport async function server(",
+    "\n// lib/full_io.ts: Full reads and full writes.\n",
+    "\n// lib/harness/command_line.ts:",
+    "\nif (import.meta.main) {\n",
+  ].map((it) => text.indexOf(it));
+  assertEquals(order.toSorted((a, b) => a - b), order);
+  assert(order[0] > 0);
+});
+
+Deno.test("findSource() takes a name in every form", () => {
+  for (
+    const [name, path] of [
+      ["02_tcp_echo", "lessons/02_tcp_echo.ts"],
+      ["tcp_echo", "lessons/02_tcp_echo.ts"],
+      ["02_tcp_echo.ts", "lessons/02_tcp_echo.ts"],
+      ["lessons/02_tcp_echo.ts", "lessons/02_tcp_echo.ts"],
+      ["./lessons/02_tcp_echo", "lessons/02_tcp_echo.ts"],
+      ["full_io", "lib/full_io.ts"],
+      ["lib/full_io.ts", "lib/full_io.ts"],
+      ["byte_order", "lib/byte_order.ts"],
+      ["05_byte_order", "lessons/05_byte_order.ts"],
+    ]
+  ) assertEquals(findSource(name), path);
+  for (const name of ["nothing", "../deno", "lib/harness/child.ts", ""]) {
+    assertThrows(
+      () => findSource(name),
+      UsageError,
+      `no lesson or module "${name}", there are 01_tcp_hello, 02_`,
+    );
+  }
+});
+
+Deno.test("copy prints the copy, and elsewhere how to run it", async () => {
+  const text = await copyLesson("lessons/02_tcp_echo.ts");
+  const lines = linesOf(text);
+  assertEquals(await copy("tcp_echo"), {
+    code: 0,
+    stdout: text,
+    stderr: `02_tcp_echo.ts: ${lines} lines, a copy of lessons/02_tcp_echo.ts
+  deno run --allow-net --allow-run=deno 02_tcp_echo.ts
+  deno run --allow-net 02_tcp_echo.ts server
+  deno run --allow-net 02_tcp_echo.ts client
+`,
+  });
+});
+
+Deno.test("copy writes a file of any name, with commands for a shell", async () => {
+  await withFolder(async (folder) => {
+    const file = `${folder}/-a$&b $'z 课.ts`;
+    const { code, stdout, stderr } = await copy("tcp_echo", "--force", file);
+    assertEquals([code, stderr], [0, ""]);
+    const text = await Deno.readTextFile(file);
+    const [first, ...printed] = stdout.trimEnd().split("\n  ");
+    assertEquals(
+      first,
+      `${file}: ${linesOf(text)} lines, a copy of lessons/02_tcp_echo.ts`,
+    );
+    // What is printed runs anywhere, what is written beside the copy.
+    assertMatch(await shell(printed[0], "/"), /^from server hello$/m);
+    const written = Array.from(
+      text.matchAll(/^ \* @run (.+)$/gm),
+      ([, command]) => command,
+    );
+    const help = await shell(`${written[2]} --help`, folder);
+    assertMatch(help, /^TCP echo: /);
+    assertEquals(printed.length, 3);
+    assertEquals(
+      written.map((it) => it.replace(/'.*'/s, "")),
+      printed.map((it) => it.replace(/'.*'/s, "")),
+    );
+  });
+});
+
+Deno.test("copy does not write over a file without --force", async () => {
+  await withFolder(async (folder) => {
+    const out = `${folder}/lines.ts`;
+    await Deno.writeTextFile(out, "mine");
+    assertEquals(await copy("lines", out), {
+      code: 1,
+      stdout: "",
+      stderr: `copy_lesson: ${out} exists: --force writes over it\n`,
+    });
+    assertEquals(await Deno.readTextFile(out), "mine");
+
+    const { code, stdout, stderr } = await copy("lib/lines.ts", out, "--force");
+    assertEquals([code, stderr], [0, ""]);
+    const text = await Deno.readTextFile(out);
+    const [first, second] = stdout.split("\n  ");
+    assertEquals(
+      first,
+      `${out}: ${linesOf(text)} lines, a copy of lib/lines.ts`,
+    );
+    assertMatch(
+      second,
+      /^import \{ .*\baskLines\b.* \} from "\.\/lines\.ts";$/m,
+    );
+    assert(text.includes("\nexport function askLines("));
+  });
+});
+
+Deno.test("copy refuses what it does not understand", async () => {
+  const refused: [string[], string][] = [
+    [[], "which lesson?"],
+    [["nothing", "x.ts"], 'no lesson or module "nothing"'],
+    [["lines", "a.ts", "b"], 'unexpected argument "b"'],
+    // A flag takes no value, and so no operand either.
+    [["lines", "a.ts", "--force", "true"], 'unexpected argument "true"'],
+  ];
+  await Promise.all(refused.map(async ([args, message]) => {
+    const { code, stdout, stderr } = await copy(...args);
+    assertEquals([code, stdout], [2, ""]);
+    assert(stderr.startsWith(`copy_lesson: ${message}`), stderr);
+  }));
+});

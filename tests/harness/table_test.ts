@@ -1,0 +1,88 @@
+import { assert, assertEquals } from "@std/assert";
+import { formatBar, formatTable } from "../../lib/harness/table.ts";
+
+Deno.test("formatTable() aligns text left and numbers right", () => {
+  assertEquals(
+    formatTable(["write", "offered", "accepted"], [
+      [1, 67108864, 3919467],
+      [2, 63189397, "waiting"],
+    ], { color: false }),
+    [
+      "write   offered  accepted",
+      "    1  67108864  3919467",
+      "    2  63189397  waiting",
+    ].join("\n"),
+  );
+});
+
+Deno.test("formatTable() leaves no spaces at the ends of lines", () => {
+  const table = formatTable(["a", "long head"], [["long cell", ""], ["", "x"]]);
+  for (const line of table.split("\n")) assertEquals(line, line.trimEnd());
+});
+
+Deno.test("formatTable() formats a table without rows", () => {
+  assertEquals(formatTable(["a", "b"], [], { color: false }), "a  b");
+});
+
+Deno.test("formatTable() makes only the head bold", () => {
+  const [head, row] = formatTable(["a"], [["b"]], { color: true }).split("\n");
+  assertEquals([head, row], ["\x1b[1ma\x1b[22m", "b"]);
+  assert(!formatTable(["a"], [["b"]]).includes("\x1b"), "in a pipe");
+});
+
+Deno.test("formatTable() gives wide characters two columns", () => {
+  const rows = [["你好", 1], ["é", 2], ["abcd", 3]];
+  assertEquals(formatTable(["text", "n"], rows, { color: false }).split("\n"), [
+    "text  n",
+    "你好  1",
+    "é     2",
+    "abcd  3",
+  ]);
+  const list = formatTable(["输出"], [["一二三四五六七八九十百"]], {
+    columns: 20,
+  });
+  assertEquals(list, "输出:\n  一二三四五六七八九\n  十百");
+});
+
+Deno.test("formatTable() is a list where it would be too wide", () => {
+  const head = ["call", "", "returned"];
+  const rows = [["read", "of the client", 12], ["write", "", "EPIPE"], [
+    "accept",
+    "twice",
+    "",
+  ]];
+  const wide = formatTable(head, rows, { color: false, columns: 31 });
+  assertEquals(wide.split("\n")[1], "read    of the client  12");
+  const narrow = formatTable(head, rows, { color: false, columns: 30 });
+  assertEquals(narrow.split("\n"), [
+    "call: read, of the client,",
+    "  returned: 12",
+    "call: write, returned: EPIPE",
+    "call: accept, twice",
+  ]);
+  for (const columns of [20, 25, 30]) {
+    for (const line of formatTable(head, rows, { columns }).split("\n")) {
+      assert(line.length <= columns, line);
+    }
+  }
+});
+
+Deno.test("formatTable() adds rows to a table without a head", () => {
+  const head = ["second", "state"];
+  const options = { color: false, hasHead: false };
+  assertEquals(
+    formatTable(head, [[1.5, "LAST-ACK"]], options),
+    "   1.5  LAST-ACK",
+  );
+  assertEquals(formatTable(head, [], options), "");
+});
+
+Deno.test("formatBar() draws in proportion, and never too much", () => {
+  assertEquals(formatBar(50, 100, 10), "#####");
+  assertEquals(formatBar(100, 100, 10), "##########");
+  assertEquals(formatBar(1, 100, 10), "#"); // Something is not nothing.
+  assertEquals(formatBar(200, 100, 10), "##########");
+  for (const [value, largest] of [[0, 9], [-1, 9], [NaN, 9], [0, 0], [1, 0]]) {
+    assertEquals(formatBar(value, largest), "");
+  }
+});

@@ -1,0 +1,283 @@
+/**
+ * The trace as a user loads it: in front of programs that were not written for
+ * it. Each program runs with and without, and must do the same.
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { until } from "../testing.ts";
+
+const TRACE = new URL("../../lib/harness/trace.ts", import.meta.url).pathname;
+
+/** Programs in the words of other people. Each prints what it found. */
+const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
+  "a for await server": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      async function talk(conn: Deno.Conn) {
+        const buffer = new Uint8Array(64);
+        const n = await conn.read(buffer);
+        await conn.write(buffer.subarray(0, n ?? 0));
+        conn.close();
+      }
+      const serving = (async function serve() {
+        for await (const conn of listener) await talk(conn);
+      })();
+      const client = await Deno.connect({ port: listener.addr.port });
+      await client.write(new TextEncoder().encode("hello\\n"));
+      const answer = new Uint8Array(6);
+      console.log(await client.read(answer), await client.read(answer));
+      client.close();
+      listener.close();
+      console.log(await serving);`,
+    trace: [
+      /^program\.ts\(2\): socket, bind, listen 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(10\):serve accept 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(5\):talk read 127\.0\.0\.1:\d+ 6 bytes "hello\\n"$/m,
+      /^program\.ts\(6\):talk write 127\.0\.0\.1:\d+ 6 of 6 bytes "hello\\n"$/m,
+      /^program\.ts\(12\): socket, connect 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(15\): read 127\.0\.0\.1:\d+ 6 bytes "hello\\n"$/m,
+      /^program\.ts\(15\): read 127\.0\.0\.1:\d+: end of stream$/m,
+      /^program\.ts\(16\): close 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(17\): close listener$/m,
+    ],
+  },
+  "pipeTo, and a half-close": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const serving = listener.accept().then((conn) =>
+        conn.readable.pipeTo(conn.writable)
+      );
+      const conn = await Deno.connect({ port: listener.addr.port });
+      const writer = conn.writable.getWriter();
+      await writer.write(new Uint8Array([0x68, 0x69]));
+      const reader = conn.readable.getReader();
+      const { value } = await reader.read();
+      console.log(value, conn.readable === conn.readable);
+      await conn.closeWrite().catch((error) => console.log(error.name));
+      console.log(await serving.catch((error) => error.name));
+      console.log(await reader.read());
+      listener.close();`,
+    trace: [
+      /^program\.ts\(4\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
+      /^program\.ts\(4\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(4\): read 127\.0\.0\.1:\d+: end of stream$/m,
+      /^program\.ts\(4\): close, by readable$/m,
+      /^program\.ts\(7\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(12\): closeWrite 127\.0\.0\.1:\d+$/m,
+    ],
+  },
+  "streams with a BYOB reader, a cancel and an abort": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      for (const end of ["cancel", "abort", "error"]) {
+        const accepting = listener.accept();
+        const conn = await Deno.connect({ port: listener.addr.port });
+        const peer = await accepting;
+        await peer.write(new Uint8Array([1, 2, 3]));
+        const reader = conn.readable.getReader({ mode: "byob" });
+        const { value, done } = await reader.read(new Uint8Array(2));
+        console.log(value, done);
+        const writer = peer.writable.getWriter();
+        if (end === "cancel") await reader.cancel();
+        if (end === "abort") await writer.abort(new RangeError("no"));
+        if (end === "error") peer.close();
+        console.log(await writer.write(new Uint8Array(1)).then(() => "written", (e) => e.name));
+        console.log(await reader.read(new Uint8Array(8)).then((it) => it.done, (e) => e.name));
+        try { conn.close(); } catch (error) { console.log(error.name); }
+        try { peer.close(); } catch (error) { console.log(error.name); }
+      }
+      listener.close();`,
+    trace: [
+      /^program\.ts\(8\): read 127\.0\.0\.1:\d+ 2 bytes "\\x01\\x02"$/m,
+      /^program\.ts\(8\): close, by readable$/m,
+      /^program\.ts\(11\): close, by writable$/m,
+      /^program\.ts\(14\): close 127\.0\.0\.1:\d+$/m,
+    ],
+  },
+  "datagrams": {
+    script: `
+      const address = { hostname: "127.0.0.1", port: 0, transport: "udp" } as const;
+      const socket = Deno.listenDatagram(address);
+      const other = Deno.listenDatagram(address);
+      await other.send(new TextEncoder().encode("ping"), socket.addr);
+      for await (const [data, from] of socket) {
+        console.log(data, from.port === other.addr.port);
+        break;
+      }
+      console.log(await other.send(new Uint8Array(65508), other.addr).catch((e) => e.code));
+      other.close();
+      try { socket.close(); } catch (error) { console.log(error.name); }`,
+    trace: [
+      /^program\.ts\(3\): socket, bind 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(5\): sendto 127\.0\.0\.1:\d+ 4 of 4 bytes "ping"$/m,
+      /^program\.ts\(6\): recvfrom 127\.0\.0\.1:\d+ 4 bytes "ping"$/m,
+      /^program\.ts\(10\): sendto 127\.0\.0\.1:\d+: EMSGSIZE \(Message too long\)$/m,
+      /^program\.ts\(11\): close$/m,
+    ],
+  },
+  "errors, next(), disposal, and what is asked of the functions": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const { port } = listener.addr;
+      try { Deno.listen({ hostname: "127.0.0.1", port }); } catch (e) { console.log(e.name, e.code, e.constructor === Deno.errors.AddrInUse); }
+      const accepting = listener.next();
+      {
+        using conn = await Deno.connect({ port });
+        const { value, done } = await accepting;
+        console.log(done, conn.read.name, conn.read.length, Deno.listen.name, Deno.connect.length);
+        value.setNoDelay();
+        value.setKeepAlive(false);
+        const reading = value.read(new Uint8Array(1));
+        value.close();
+        console.log(await reading.catch((e) => [e.name, e instanceof Deno.errors.Interrupted]));
+        try { value.close(); } catch (e) { console.log(e.name); }
+        try { conn.write.call({}, new Uint8Array(1)); } catch (e) { console.log(e.name); }
+      }
+      listener[Symbol.dispose]();
+      console.log(await Deno.connect({ port }).catch((e) => [e.name, e.code]));
+      console.log(await listener.accept().catch((e) => [e.name, e.message]));
+      console.log(await Deno.connect({ port, signal: AbortSignal.abort(7) }).catch((e) => e));`,
+    trace: [
+      /^program\.ts\(4\): socket, bind, listen 127\.0\.0\.1:\d+: EADDRINUSE \(.+\)$/m,
+      /^program\.ts\(5\): accept 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(10\): setNoDelay 127\.0\.0\.1:\d+ true$/m,
+      /^program\.ts\(11\): setKeepAlive 127\.0\.0\.1:\d+ false$/m,
+      /^program\.ts\(12\): read 127\.0\.0\.1:\d+: .+$/m,
+      /^program\.ts\(13\): close 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(\d+\): close 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(18\): close listener$/m,
+      /^program\.ts\(19\): socket, connect 127\.0\.0\.1:\d+: ECONNREFUSED \(.+\)$/m,
+    ],
+  },
+  "a rejection that nobody waits for, which ends the program": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      Deno.connect({ port: 1 });
+      console.log("before");
+      await listener.accept();`,
+    trace: [/^program\.ts\(3\): socket, connect 127\.0\.0\.1:1: ECONNREFUSED/m],
+  },
+  "strange arguments and strange uses": {
+    script: `
+      const t = async (f: () => unknown) => { try { console.log(await f()); } catch (e) { console.log(e.name, e.message.slice(0,60)); } };
+      const D = Deno as any;
+      await t(() => D.connect());
+      await t(() => D.connect({ port: "x" }));
+      await t(() => D.listen());
+      await t(() => D.listen({ port: 99999 }).addr.port > 0);
+      await t(() => D.listen({ transport: "sctp", port: 0 }));
+      const l = Deno.listen({ port: 0 });
+      const c: any = await Deno.connect({ port: l.addr.port });
+      const s: any = await l.accept();
+      await t(() => c.write("text"));
+      await t(() => c.write());
+      await t(() => c.write(new Uint16Array(2)));
+      await t(() => c.write(new DataView(new ArrayBuffer(3))));
+      await t(() => s.read("x"));
+      await t(() => s.read());
+      await t(() => s.read(new Uint8Array(0)));
+      await t(() => c.closeWrite(1));
+      await t(() => c.closeWrite());
+      await t(() => c.write(new Uint8Array(2)));
+      await t(() => c.readable === c.readable && c.readable.locked);
+      c.readable.getReader();
+      await t(() => c.readable.getReader());
+      await t(() => c.readable.cancel());
+      await t(() => Object.getPrototypeOf(c).readable);
+      await t(() => structuredClone(c));
+      console.log(Object.keys(c), JSON.stringify(c), String(c), Object.keys(Deno).includes("listen"));
+      const { readable, writable } = s;
+      await t(() => readable.pipeThrough(new TextDecoderStream()).getReader().read());
+      await t(() => writable.getWriter().close());
+      await t(() => s.close());
+      await t(() => c.close());
+      await t(() => c.close());
+      await t(() => D.listen.call(undefined, { port: 0 }).close());
+      const { listen, connect } = Deno; await t(() => listen({ port: 0 }).close());
+      await t(() => (l as any).return()); await t(() => l.accept());`,
+    trace: [/^program\.ts\(4\): socket, connect 127\.0\.0\.1:undefined: .+$/m],
+  },
+  "an early end": {
+    script: `
+      for (let i = 0; i < 500; i++) Deno.listen({ port: 0 }).close();
+      console.log("done");
+      Deno.exit(3);`,
+    trace: [
+      /^(program\.ts\(2\): socket, .+\nprogram\.ts\(2\): close .+\n){500}$/,
+    ],
+  },
+};
+
+async function runProgram(file: string, flags: string[]) {
+  const command = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      ...flags,
+      "--no-check",
+      "--unstable-net",
+      "--allow-net",
+      file,
+    ],
+    env: { NO_COLOR: "1" },
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return {
+    code,
+    stdout: decoder.decode(stdout),
+    stderr: decoder.decode(stderr),
+  };
+}
+
+for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
+  Deno.test(`trace shows ${name}, and changes nothing`, async () => {
+    const folder = await Deno.makeTempDir();
+    const file = `${folder}/program.ts`;
+    await Deno.writeTextFile(file, script);
+    const [plain, traced] = await Promise.all([
+      runProgram(file, []),
+      runProgram(file, [`--preload=${TRACE}`]),
+    ]);
+    await Deno.remove(folder, { recursive: true });
+    assertEquals([traced.code, traced.stdout], [plain.code, plain.stdout]);
+    assert(plain.stdout !== "");
+    for (const line of trace) assertMatch(traced.stderr, line);
+    // The rest is what the program itself said.
+    const rest = traced.stderr.replaceAll(/^program\.ts\(\d+\):.*\n/gm, "");
+    assertEquals(rest.split("\n")[0], plain.stderr.split("\n")[0]);
+  });
+}
+
+Deno.test("trace that nobody reads holds nothing up, and says what it dropped", async () => {
+  const folder = await Deno.makeTempDir();
+  await Deno.writeTextFile(
+    `${folder}/program.ts`,
+    `const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    console.log(listener.addr.port);
+    for await (const conn of listener) conn.close();`,
+  );
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", `--preload=${TRACE}`, "--no-check", "--allow-net"]
+      .concat(`${folder}/program.ts`),
+    stdout: "piped",
+    stderr: "piped",
+  });
+  await using child = command.spawn();
+  const out = child.stdout.getReader();
+  const port = Number(new TextDecoder().decode((await out.read()).value));
+  // More than the pipe and the queue take: two lines each.
+  for (let i = 0; i < 7000; i++) {
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+  }
+  // Now it is read, and the program is still there.
+  let errors = "";
+  const reading = child.stderr.pipeThrough(new TextDecoderStream())
+    .pipeTo(new WritableStream({ write: (text) => void (errors += text) }));
+  await until(() => /nobody read, \d+ events were dropped\n/.test(errors));
+  (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+  await until(() => /dropped\n[^]*accept/.test(errors));
+  child.kill("SIGTERM");
+  await reading;
+  await out.cancel();
+  await Deno.remove(folder, { recursive: true });
+});

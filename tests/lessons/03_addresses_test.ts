@@ -1,0 +1,98 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { run, tableBehind } from "../testing.ts";
+
+const LESSON = "03_addresses.ts";
+
+/** What the kernel says to a connection, asked without the lesson. */
+async function reach(own: string, target: string): Promise<string> {
+  try {
+    using listener = Deno.listen({ hostname: own, port: 0 });
+    const { port } = listener.addr;
+    using _conn = await Deno.connect({ hostname: target, port });
+    using conn = await listener.accept();
+    return conn.localAddr.hostname;
+  } catch (error) {
+    return (error as { code: string }).code;
+  }
+}
+
+Deno.test("03 answers each question as the kernel does", async () => {
+  const { code, stdout, stderr } = await run(LESSON, []);
+  assertEquals([code, stderr], [0, ""]);
+
+  const reached = tableBehind(stdout, "A client connects.");
+  assertEquals(reached.map(([own]) => own), ["127.0.0.1", "0.0.0.0", "::"]);
+  for (const [own, ...cells] of reached) {
+    for (const [i, target] of ["127.0.0.1", "127.0.0.2", "::1"].entries()) {
+      // Where there is no IPv6, that is what the kernel says to both.
+      assertEquals(cells[i], await reach(own, target), `${own} ${target}`);
+    }
+  }
+
+  const clients = tableBehind(stdout, "A client does not ask");
+  assertEquals(clients.length, 3);
+  assertEquals(new Set(clients.map(([, own]) => own)).size, 3);
+  for (const [, own, seen] of clients) {
+    assertMatch(own, /^127\.0\.0\.[12]:\d+$/);
+    assertEquals(own, seen);
+  }
+
+  const own = tableBehind(stdout, "When does a socket");
+  assertEquals(own.map((row) => row.slice(0, 2).join(" ")), [
+    "TCP socket(2)",
+    "TCP connect(2)",
+    "UDP socket(2)",
+    "UDP its first sendto(2)",
+    "TCP Deno.connect",
+    "UDP Deno.listenDatagram",
+  ]);
+  const patterns = [
+    /^0\.0\.0\.0:0$/,
+    /^127\.0\.0\.1:[1-9]\d*$/,
+    /^0\.0\.0\.0:0$/,
+    /^0\.0\.0\.0:[1-9]\d*$/,
+    /^127\.0\.0\.1:[1-9]\d*$/,
+    /^0\.0\.0\.0:[1-9]\d*$/,
+  ];
+  own.forEach(([, , address], i) => assertMatch(address, patterns[i]));
+
+  assertEquals(tableBehind(stdout, "Which addresses does"), [
+    [
+      "bind: not an address of this host",
+      "EADDRNOTAVAIL",
+      "EADDRNOTAVAIL",
+    ],
+    ["bind: somebody listens there", "EADDRINUSE", "EADDRINUSE"],
+    ["connect: nobody listens there", "ECONNREFUSED", "ECONNREFUSED"],
+  ]);
+
+  assertEquals(tableBehind(stdout, "A UDP server"), [
+    ["127.0.0.1", "127.0.0.1"],
+    ["127.0.0.2", "127.0.0.1"],
+  ]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("03 names the flag that is missing", async () => {
+  const all = ["--allow-net", "--allow-ffi", "--unstable-net"];
+  for (const missing of all) {
+    const flags = all.filter((flag) => flag !== missing);
+    const { code, stderr } = await run(LESSON, [], { flags });
+    assertEquals(code, 1);
+    assertMatch(stderr, /^03_addresses: .*\n$/);
+    assert(stderr.includes(missing), stderr);
+  }
+});
+
+Deno.test("03 does not take what it has run out of for an answer", async () => {
+  const { stdout } = await run(LESSON, [], {
+    wrapper: (command) => [
+      "sh",
+      "-c",
+      'ulimit -n 24; exec "$@"',
+      "sh",
+      ...command,
+    ],
+  });
+  assert(!stdout.includes("EMFILE"), stdout);
+});

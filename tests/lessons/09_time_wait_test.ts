@@ -1,0 +1,161 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  fakeProgram,
+  hasProgram,
+  LessonProcess,
+  onTerminal,
+  run,
+  tableBehind,
+  until,
+} from "../testing.ts";
+
+const LESSON = "09_time_wait.ts";
+
+/** What the kernel lists of one end of a connection, read without the lib. */
+function kernelRow(own: number, other: number) {
+  const hex = (n: number) => n.toString(16).toUpperCase().padStart(4, "0");
+  const ends = `0100007F:${hex(own)} 0100007F:${hex(other)} `;
+  const text = Deno.readTextFileSync("/proc/net/tcp");
+  const row = text.split("\n").find((row) => row.includes(ends));
+  if (row === undefined) return undefined;
+  const [state, , timer, retransmits] = row.split(ends)[1].split(" ");
+  const ticks = parseInt(timer.split(":")[1], 16);
+  return {
+    state,
+    seconds: ticks / 100,
+    retransmits: parseInt(retransmits, 16),
+  };
+}
+const LAST_ACK = "09";
+const TIME_WAIT = "06";
+
+Deno.test("09 shows TIME-WAIT, what SO_REUSEADDR does, and a lost ACK", async () => {
+  await using process = new LessonProcess(LESSON, []);
+  const title = /\nA \((\d+)\) closed first, now B \((\d+)\) closes/;
+  const [, ...ports] = (await process.stdoutHas(title)).match(title)!;
+  const [a, b] = ports.map(Number);
+  // Meanwhile, what the kernel itself says: how often B sent its FIN again, and
+  // that A's time began anew.
+  await until(() => kernelRow(a, b)?.state === TIME_WAIT);
+  let [again, restarts, last] = [0, 0, 60];
+  for (let row; (row = kernelRow(b, a));) {
+    const { state, seconds } = kernelRow(a, b)!;
+    assertEquals([row.state, state], [LAST_ACK, TIME_WAIT]);
+    if (seconds > last) restarts++;
+    last = seconds;
+    again = row.retransmits;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  assertEquals(kernelRow(a, b)!.state, TIME_WAIT);
+  assert(again >= 3 && restarts >= 2, `${again} ${restarts}`);
+
+  const { code, stdout, stderr } = await process.result();
+  assertEquals([code, stderr], [0, ""]);
+  const rows = tableBehind(stdout, `A (${a}) closed first`);
+  const end = rows.pop()!;
+  assertEquals([end[1], end[2]], ["gone", "TIME-WAIT"]);
+  assertEquals(end.at(-1), "at last B has its ACK");
+  assertEquals(rows[0].at(-1), "A's ACK is lost");
+  const left = (cells: string[]) => parseFloat(cells.at(-2)!);
+  for (const [i, row] of rows.entries()) {
+    assertEquals([row[1], row[4]], ["LAST-ACK", "TIME-WAIT"]);
+    if (i === 0) continue;
+    // Its timer ran down, or is back at a minute.
+    const hasWaited = row.at(-1) === "A waits";
+    const isNew = left(row) > left(rows[i - 1]) || row[2] > rows[i - 1][2];
+    assertEquals(isNew, !hasWaited, `${row}`);
+  }
+  assertEquals(rows.at(-1)![2], `${again}`);
+  assert(left(end) > left(rows.at(-1)!), stdout);
+  assert(rows.some((row) => row.at(-1) === "A waits"), stdout);
+
+  const [[own, other, state, timer]] = tableBehind(
+    stdout,
+    "A server closes first",
+  );
+  assertMatch(own, /^127\.0\.0\.1:\d+$/);
+  assertMatch(other, /^127\.0\.0\.1:\d+$/);
+  assertEquals(state, "TIME-WAIT");
+  assert(parseFloat(timer) > 0 && timer.endsWith(" s left"), timer);
+  const [port, peer] = [own, other].map((it) => Number(it.split(":")[1]));
+  assertEquals(kernelRow(port, peer)!.state, TIME_WAIT);
+  // A Deno.listen that is not the lesson's.
+  try {
+    Deno.listen({ hostname: "127.0.0.1", port }).close();
+    throw new Error("It could be bound");
+  } catch (error) {
+    assertEquals((error as { code?: string }).code, "EADDRINUSE");
+  }
+
+  assertEquals(tableBehind(stdout, "The server starts again"), [
+    ["false", "false", "EADDRINUSE"],
+    ["false", "true", "EADDRINUSE"],
+    ["true", "false", "EADDRINUSE"],
+    ["true", "true", "works"],
+  ]);
+  assertEquals(tableBehind(stdout, "And in Deno").map((row) => row[1]), [
+    "1",
+    "works",
+    "EADDRINUSE",
+  ]);
+  const [[, server], [, waits], [, bound]] = tableBehind(
+    stdout,
+    "The client closes",
+  );
+  assert(!waits.endsWith(`:${server}`), "it sits at the client's address");
+  assertEquals(bound, "works");
+  assertEquals(tableBehind(stdout, "A port that somebody still"), [
+    ["false", "EADDRINUSE"],
+    ["true", "EADDRINUSE"],
+  ]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("09 --wait waits for the port, and ends on Ctrl+C", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["--wait"], {
+    wrapper: onTerminal,
+  });
+  await process.stdoutHas("TIME-WAIT [");
+  await process.type("\x03");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 130);
+  assert(stdout.endsWith("\n"), JSON.stringify(stdout.slice(-80)));
+});
+
+Deno.test("09 says that the kernel's list could not be read", async () => {
+  const script = 'echo "cat: $1: Permission denied" >&2; exit 1';
+  await using cat = await fakeProgram("cat", script);
+  const { code, stderr } = await run(LESSON, [], { env: cat.env });
+  assertEquals(code, 1);
+  const message = "cat /proc/net/tcp: Permission denied";
+  assertEquals(stderr, `09_time_wait: ${message}\n`);
+});
+
+Deno.test("09 names the flag that is missing", async () => {
+  const all = ["--allow-net", "--allow-ffi", "--allow-run=cat"];
+  await Promise.all(all.map(async (missing) => {
+    const flags = all.filter((flag) => flag !== missing);
+    const { code, stderr } = await run(LESSON, [], { flags });
+    assertEquals(code, 1);
+    assertMatch(stderr, /^09_time_wait: .*\n$/);
+    assert(stderr.includes(missing.split("=")[0]), stderr);
+  }));
+});
+
+Deno.test("05, 07, 08 and 09 say on another system that they need Linux", async () => {
+  const preload = await Deno.makeTempFile({ suffix: ".ts" });
+  await Deno.writeTextFile(
+    preload,
+    `Object.defineProperty(Deno, "build", { value: { ...Deno.build, os: "darwin" } });`,
+  );
+  const flags = ["--preload", preload, "--allow-all"];
+  const lessons = ["05_byte_order.ts", "07_socket_options.ts", "08_closing.ts"];
+  await Promise.all([...lessons, LESSON].map(async (lesson) => {
+    const { code, stderr } = await run(lesson, [], { flags });
+    assertEquals(code, 1);
+    assertMatch(stderr, /^\w+: This needs Linux: .*darwin\n$/);
+  }));
+  await Deno.remove(preload);
+});

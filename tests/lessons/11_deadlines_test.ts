@@ -1,0 +1,258 @@
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import {
+  ask,
+  connectWithDeadline,
+  readWithDeadline,
+  writeFullWithDeadline,
+} from "../../lessons/11_deadlines.ts";
+import { descendants, LessonProcess, run, until } from "../testing.ts";
+
+const LESSON = "11_deadlines.ts";
+const LOOPBACK = "127.0.0.1";
+const BIND = { hostname: LOOPBACK, port: 0, transport: "udp" } as const;
+const LONG = 30_000;
+
+/** The rows of the table with this head. */
+function table(stdout: string, head: RegExp): string[][] {
+  const lines = stdout.split("\n");
+  const start = lines.findIndex((line) => head.test(line));
+  const end = lines.indexOf("", start);
+  return lines.slice(start + 1, end).map((row) => row.trim().split(/ {2,}/));
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** How many lines of the text match. */
+const count = (text: string, line: RegExp) =>
+  text.split("\n").filter((it) => line.test(it)).length;
+
+Deno.test("11 demo: each request is carried out and answered once", async () => {
+  const args = ["--seed=11", "--requests=9", "--loss=40", "--mermaid"];
+  const { code, stdout, stderr } = await run(LESSON, args);
+  assertEquals([code, stderr], [0, ""]);
+  assertMatch(stdout, /^Requests through a relay, seed 11: /m);
+  const [lost, passed, doubled] = stdout
+    .match(/^lost (\d+) and passed (\d+), (\d+) of them twice\.$/m)!
+    .slice(1).map(Number);
+  assert(lost > 0 && doubled > 0, stdout);
+  const rows = table(stdout, /^request +sent/);
+  assertEquals(rows.length, 9);
+  rows.forEach(([id, , , answer], i) => {
+    assertEquals([id, answer], [`${i + 1}`, `request ${i + 1} #${i + 1}`]);
+  });
+
+  // The picture: what the relay lost ends at it, and the rest arrives.
+  const picture = stdout.slice(stdout.indexOf("sequenceDiagram"));
+  // When the relay is closed, the server may still answer what came twice.
+  const unseen = count(picture, /^ {2}(client-x|server-x)/) - lost;
+  assert(unseen >= 0 && unseen <= 2, picture);
+  assertEquals(count(picture, /^ {2}(client->>|server->>)/), passed);
+  for (const [id, sent] of rows.map(([id, sent]) => [id, Number(sent)])) {
+    const of = `.*request ${id}\\b`;
+    const through = count(picture, new RegExp(`^  client->>server:${of}`));
+    const stopped = count(picture, new RegExp(`^  client-xserver:${of}`));
+    assertEquals(through + stopped, sent);
+    const came = count(picture, new RegExp(`over server: recvfrom${of}`));
+    assert(through >= 1 && through <= came && came <= 2 * through, picture);
+    const answers = count(picture, new RegExp(`^  server(->>|-x)client:${of}`));
+    assert(answers === came || answers === came - 1, picture);
+    const back = count(picture, new RegExp(`^  server->>client:${of}`));
+    const got = count(picture, new RegExp(`over client: recvfrom${of}`));
+    assert(back >= 1 && got <= 2 * back, picture);
+  }
+});
+
+Deno.test("11 demo gives up waits and requests, and says so", async () => {
+  const args = ["--loss=100", "--requests=2", "--tries=3", "--timeout=5"];
+  const { code, stdout, stderr } = await run(LESSON, args);
+  assertEquals([code, stderr], [1, ""]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+
+  const waits = table(stdout, /^waiting for/);
+  assertEquals(waits.map(([, result]) => result), [
+    "TimedOut",
+    "TimedOut",
+    "BadResource",
+    "end of stream",
+    "TimedOut",
+    "3 bytes",
+    "end of stream",
+  ]);
+  // A timer may be late, and never early.
+  for (const i of [0, 1, 4]) assert(Number(waits[i][2]) >= 99, `${waits[i]}`);
+
+  assertEquals(
+    table(stdout, /^request +sent/).map(([id, sent, , answer]) =>
+      [id, sent, answer].join(" ")
+    ),
+    ["1 3 TimedOut: none in time", "2 3 TimedOut: none in time"],
+  );
+  const diagram = stdout.slice(stdout.search(/^client +\|/m));
+  assertEquals(count(diagram, /^sendto .* \|-+x +\|$/), 6);
+  assertEquals(count(diagram, /-+>|<-+|\| recvfrom/), 0);
+});
+
+Deno.test("11 server carries a request out once, as long as it remembers", async () => {
+  await using process = new LessonProcess(LESSON, [
+    "server",
+    "--host=127.0.0.1",
+    "--port=0",
+    "--memory=2",
+    "--remember=1500",
+  ]);
+  const port = await process.port();
+  const to = { ...BIND, port };
+  const socket = Deno.listenDatagram(BIND);
+  const send = (text: string) =>
+    socket.send(new TextEncoder().encode(text), to);
+  const receive = async () =>
+    new TextDecoder().decode((await socket.receive())[0]);
+
+  await send("\0\0\0\x01a");
+  assertEquals(await receive(), "\0\0\0\x01a #1");
+  await send("\0\0\0\x01a");
+  assertEquals(await receive(), "\0\0\0\x01a #1");
+  await send("\0\0\0"); // No request, and the next one is too long for one.
+  await send("\0\0\0\x01" + "a".repeat(1021));
+  await send("\0\0\0\x02");
+  assertEquals(await receive(), "\0\0\0\x02 #2");
+  // Its memory is full: it must not forget the first one for a third.
+  await send("\0\0\0\x03");
+  await send("\0\0\0\x01a");
+  assertEquals(await receive(), "\0\0\0\x01a #1");
+  // When the time is over, it does.
+  const third = receive();
+  let isThere = false;
+  third.then(() => isThere = true);
+  await until(async () => {
+    await send("\0\0\0\x03");
+    return isThere;
+  });
+  assertEquals(await third, "\0\0\0\x03 #3");
+  socket.close();
+
+  process.kill("SIGTERM");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assert(stdout.endsWith("\nserver closed\n"), stdout);
+});
+
+Deno.test("11 ask() takes no answer for another request's", async () => {
+  const [server, stranger, socket] = [BIND, BIND, BIND]
+    .map((it) => Deno.listenDatagram(it));
+  const address = server.addr as Deno.NetAddr;
+  const once = { tries: 1, timeout: LONG };
+  assertEquals(
+    await ask(socket, address, "one", { id: 1, tries: 2, timeout: 5 }),
+    { answer: null, sent: 2 },
+  );
+  const serving = (async () => {
+    const [[request]] = [await server.receive(), await server.receive()];
+    assertEquals(request, new Uint8Array([0, 0, 0, 1, 0x6f, 0x6e, 0x65]));
+    const [, client] = await server.receive();
+    const reply = (bytes: number[]) =>
+      server.send(new Uint8Array(bytes), client);
+    await reply([0, 0, 0]); // Too short.
+    await stranger.send(new Uint8Array([0, 0, 0, 2, 0x21]), client);
+    await reply([0, 0, 0, 1, 0x78]); // Late.
+    await reply([0, 0, 0, 2, 0x79]);
+    await reply([0, 0, 0, 2, 0x79]); // Twice.
+    await server.receive();
+    await reply([0, 0, 0, 3, 0x7a]);
+    // By default nobody can guess the id.
+    const [data] = await server.receive();
+    await reply([0, 0, 0, 4, 0x21]);
+    await reply([...data, 0x21]);
+  })();
+  const answers: unknown[] = [];
+  for (const id of [2, 3, undefined]) {
+    answers.push(await ask(socket, address, "?", { id, ...once }));
+  }
+  assertEquals(answers, [
+    { answer: "y", sent: 1 },
+    { answer: "z", sent: 1 },
+    { answer: "?!", sent: 1 },
+  ]);
+  await serving;
+  for (const it of [server, stranger, socket]) it.close();
+});
+
+Deno.test("11 ask() gives up in time although other answers come", async () => {
+  const [server, socket] = [BIND, BIND].map((it) => Deno.listenDatagram(it));
+  const noise = setInterval(() => {
+    for (let i = 0; i < 5; i++) server.send(new Uint8Array(9), socket.addr);
+  }, 1);
+  const options = { id: 1, timeout: 50, tries: 2 };
+  const start = performance.now();
+  const asked = await ask(socket, server.addr as Deno.NetAddr, "?", options);
+  clearInterval(noise);
+  assertEquals(asked, { answer: null, sent: 2 });
+  assert(performance.now() - start >= 149, "The second wait is twice as long.");
+  for (const it of [server, socket]) it.close();
+});
+
+Deno.test("11 deadlines close what they gave up, though it is closed already", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  using conn = await Deno.connect({ port: listener.addr.port });
+  using peer = await listener.accept();
+  const waiting = [
+    readWithDeadline(conn, new Uint8Array(1), 20),
+    writeFullWithDeadline(conn, new Uint8Array(1 << 26), 20),
+  ].map((it) => it.then(() => "in time", (error) => error.name));
+  const names = await Promise.all(waiting);
+  assertEquals(names[0], "TimedOut");
+  assert(["TimedOut", "Interrupted"].includes(names[1]), names[1]);
+  // The peer sees an end, after what had been accepted.
+  const buffer = new Uint8Array(1 << 20);
+  while (await peer.read(buffer).catch(() => null) !== null);
+});
+
+Deno.test("11 deadlines: what is in time is as without them", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const address = { hostname: LOOPBACK, port: listener.addr.port };
+  using conn = await connectWithDeadline(address, LONG);
+  using peer = await listener.accept();
+  assertEquals(
+    await writeFullWithDeadline(conn, new Uint8Array([1, 2]), LONG),
+    2,
+  );
+  assertEquals(await readWithDeadline(peer, new Uint8Array(9), LONG), 2);
+  await conn.closeWrite();
+  assertEquals(await readWithDeadline(peer, new Uint8Array(9), LONG), null);
+  listener.close();
+  await assertRejects(
+    () => connectWithDeadline(address, LONG),
+    Deno.errors.ConnectionRefused,
+  );
+});
+
+Deno.test("11 demo ends on a signal, and leaves no process behind", async () => {
+  await using process = new LessonProcess(LESSON, [
+    "--loss=100",
+    "--timeout=60000",
+    "--quiet",
+  ]);
+  await process.port();
+  const children = descendants(process.pid);
+  assert(children.length > 0);
+  process.kill("SIGTERM");
+  const { code, stderr } = await process.result();
+  assertEquals([code, stderr], [143, ""]);
+  for (const pid of children) await until(() => !exists(`/proc/${pid}`));
+});
+
+Deno.test("11 names the flag that is missing", async () => {
+  const flags = ["--allow-net", "--allow-run=deno"];
+  await Promise.all(["demo", "server"].map(async (mode) => {
+    const { code, stdout, stderr } = await run(LESSON, [mode], { flags });
+    assertEquals([code, stdout], [1, ""]);
+    assertMatch(stderr, /^11_deadlines: .* --unstable-net flag\n$/);
+  }));
+});

@@ -1,0 +1,122 @@
+import { assert, assertEquals } from "@std/assert";
+import {
+  descendants,
+  LessonProcess,
+  run,
+  tableBehind,
+  until,
+} from "../testing.ts";
+
+const LESSON = "13_streams.ts";
+const MIB = 1024 * 1024;
+const CHUNK = 64 * 1024;
+
+/** The state that the kernel has for a connection's own end: "08", or none. */
+function kernelState({ localAddr, remoteAddr }: Deno.TcpConn) {
+  const hex = (port: number) =>
+    port.toString(16).toUpperCase().padStart(4, "0");
+  const ends = `:${hex(localAddr.port)} \\w+:${hex(remoteAddr.port)}`;
+  const table = Deno.readTextFileSync("/proc/net/tcp");
+  return table.match(new RegExp(`${ends} (\\w\\w)`))?.[1];
+}
+
+/** What becomes of a server's end when its client has sent bytes and a FIN. */
+async function afterFin(use: (conn: Deno.TcpConn) => Promise<void>) {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  using client = await Deno.connect({ hostname: "127.0.0.1", port });
+  using conn = await listener.accept();
+  await client.write(new Uint8Array(5));
+  await client.closeWrite();
+  await use(conn);
+  const [CLOSE_WAIT, LAST_ACK] = ["08", "09"];
+  await until(() => kernelState(conn) !== LAST_ACK);
+  return kernelState(conn) === CLOSE_WAIT ? "CLOSE-WAIT" : "closed";
+}
+
+Deno.test("13 shows what each form does to a connection, as the kernel says", async () => {
+  const { code, stdout, stderr } = await run(LESSON, []);
+  assertEquals([code, stderr], [0, ""]);
+
+  const byRead = await afterFin(async (conn) => {
+    while (await conn.read(new Uint8Array(9)) !== null);
+  });
+  const byReadable = await afterFin(async (conn) => {
+    for await (const _ of conn.readable);
+  });
+  const byCancel = await afterFin((conn) => conn.readable.cancel());
+  assertEquals([byRead, byReadable, byCancel], [
+    "CLOSE-WAIT",
+    "closed",
+    "closed",
+  ]);
+  const answers = { "CLOSE-WAIT": "1 byte", "closed": "BadResource" };
+  const ends = tableBehind(stdout, "The client sends 5 bytes and a FIN.");
+  assertEquals(
+    // A FIN of the server's own may still wait for its ACK.
+    ends.map(([name, state, answer]) => [
+      name,
+      state.replace("LAST-ACK", "closed"),
+      answer,
+    ]),
+    ([
+      ["echoByRead", byRead],
+      ["echoByForAwait", byReadable],
+      ["echoByPipeTo", byReadable],
+      ["echoCured", byRead],
+      ["pipeTo, prevent...", byReadable],
+      ["readable.cancel", byCancel],
+      ["file.pipeTo", "closed"],
+      ["file.pipeTo, preventClose", "CLOSE-WAIT"],
+    ] as const).map(([name, state]) => [name, state, answers[state]]),
+  );
+
+  assertEquals(tableBehind(stdout, "A client sends a RST."), [
+    ["echoByPipeTo(conn)", "0", "1"],
+    ["echoByPipeTo(conn).catch(() => {})", "20", "0"],
+    ["echoByRead(conn)", "0", "1"],
+  ]);
+
+  const stalled = tableBehind(stdout, "The client sends 32 MiB");
+  const forms = ends.slice(0, 4).map(([name]) => name);
+  assertEquals(stalled.map(([name]) => name), [...forms, "echoNoAwait"]);
+  for (const [name, ...cells] of stalled) {
+    const [requests, memory, echoes] = cells.map(Number);
+    assert(echoes > 0, name);
+    const sent = requests + memory + echoes;
+    if (forms.includes(name)) {
+      assert(sent <= 32 * MIB && memory <= CHUNK, `${name}: ${cells}`);
+    } else {
+      assertEquals(sent, 32 * MIB);
+      assert(memory > MIB, `${name}: ${cells}`);
+    }
+  }
+
+  const costs = tableBehind(stdout, "Messages of 64 bytes");
+  assertEquals(costs.map(([name]) => name), forms);
+  for (const [name, rate, cpu] of costs) {
+    assert(Number(rate) > 0 && Number(cpu) > 0, name);
+  }
+
+  const uses = tableBehind(stdout, "When to use which:").map(([, use]) => use);
+  assert(uses.includes("openReadable, pipeTo, preventClose"), String(uses));
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("13 leaves no server behind when it is killed", async () => {
+  await using process = new LessonProcess(LESSON, []);
+  const servers = () => descendants(process.pid).filter((pid) => isServer(pid));
+  let started: number[] = [];
+  await until(() => (started = servers()).length > 0);
+  process.kill("SIGKILL");
+  await until(() => !started.some(isServer));
+});
+
+/** Whether it runs one of the programs that the lesson passes to `deno`. */
+function isServer(pid: number): boolean {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).includes("data:text");
+  } catch {
+    return false; // It has ended.
+  }
+}

@@ -1,0 +1,70 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { descendants, LessonProcess, tableBehind, until } from "../testing.ts";
+
+const LESSON = "14_dead_peers.ts";
+
+/** The kernel's rows of a process's TCP sockets: their states and timers. */
+function rowsOf(pid: number): { state: string; timer: string }[] {
+  const inodes = new Set<string>();
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
+    try {
+      const link = Deno.readLinkSync(`/proc/${pid}/fd/${name}`);
+      inodes.add(link.match(/^socket:\[(\d+)\]$/)?.[1] ?? "");
+    } catch {
+      // Closed just now.
+    }
+  }
+  const rows = Deno.readTextFileSync("/proc/net/tcp").trim().split("\n");
+  return rows.slice(1).map((row) => row.trim().split(/\s+/))
+    .filter((fields) => inodes.has(fields[9]))
+    .map((fields) => ({ state: fields[3], timer: fields[5].slice(0, 2) }));
+}
+
+Deno.test("14 demo shows who notices that a peer is dead, and who does not", async () => {
+  await using process = new LessonProcess(LESSON, []);
+  // Meanwhile the kernel itself says that such timers run, on sockets that are
+  // ESTABLISHED (01) all the while: keepalive (02) and retransmission (01).
+  const runs = (timer: string) =>
+    [process.pid, ...descendants(process.pid)].flatMap(rowsOf)
+      .some((row) => row.state === "01" && row.timer === timer);
+  await until(() => runs("02"));
+  await until(() => runs("01"));
+  const { code, stdout, stderr } = await process.result();
+  assertEquals([code, stderr], [0, ""]);
+
+  const values = tableBehind(stdout, "What the kernel has");
+  const [keepAlive, idle, , , userTimeout] = values;
+  assertEquals(keepAlive, ["SO_KEEPALIVE", "0", "1", "1"]);
+  assertEquals(idle[1], idle[2]); // setKeepAlive(true) leaves the times alone.
+  assertEquals(idle[3], "1");
+  assertEquals(userTimeout, ["TCP_USER_TIMEOUT", "0", "0", "1500"]);
+
+  const seconds = tableBehind(stdout, "The peer is dead");
+  assert(seconds.length >= 4);
+  for (const [second, reader, none, writer, timer, queue] of seconds) {
+    assertEquals([reader, none, writer], [
+      "ESTABLISHED",
+      "none",
+      "ESTABLISHED",
+    ]);
+    assertEquals(timer, "retransmit");
+    assertEquals(Number(queue), 1000 * (Number(second) + 1));
+  }
+  assert(Number(seconds.at(-1)![6]) >= 2); // Sent again.
+
+  const noticed = tableBehind(stdout, "Who notices");
+  const [none, alive, timeout, both, heartbeat] = noticed.map((row) =>
+    row.slice(1)
+  );
+  assertEquals(none, ["-", "-", "-", "-"]);
+  assertEquals(alive.toSpliced(2, 1), ["-", "-", "-"]);
+  assertMatch(alive[2], /^[34]\.\d ETIMEDOUT$/);
+  assertEquals(timeout.slice(0, 3), ["-", "-", "-"]);
+  assertMatch(timeout[3], /^[1-4]\.\d ETIMEDOUT$/);
+  assertEquals(both.slice(0, 2), ["-", "-"]);
+  for (const cell of both.slice(2)) assertMatch(cell, /^[1-4]\.\d ETIMEDOUT$/);
+  assertEquals(heartbeat[0], "-");
+  for (const cell of heartbeat.slice(1)) {
+    assertMatch(cell, /^[1-3]\.\d TimedOut$/);
+  }
+});

@@ -1,0 +1,37 @@
+import { assert, assertEquals } from "@std/assert";
+import { isConnectionLost } from "../../lib/connection_lost.ts";
+import { reset } from "../peers.ts";
+
+Deno.test("isConnectionLost() knows what the kernel says of a peer that is gone", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const errorOf = (promise: Promise<unknown>) =>
+    promise.then(() => null, (error) => error);
+
+  await reset(port); // Before its turn.
+  const early = await errorOf(listener.accept());
+  assertEquals([early?.code, isConnectionLost(early)], ["ENOTCONN", true]);
+
+  const accepting = listener.accept();
+  const resetting = reset(port, new Uint8Array(1));
+  using conn = await accepting;
+  await resetting;
+  let error: unknown = null;
+  while (error === null) error = await errorOf(conn.write(new Uint8Array(9)));
+  assert(isConnectionLost(error), String(error));
+});
+
+Deno.test("isConnectionLost() leaves the server's own errors to it", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const accepting = listener.accept().catch((error) => error);
+  listener.close();
+  const mine = [
+    await accepting,
+    Object.assign(new Error(), { code: "EMFILE" }),
+    Object.assign(new Error(), { code: 104 }),
+    new RangeError("a mistake"),
+    "ECONNRESET",
+    undefined,
+  ];
+  for (const error of mine) assertEquals(isConnectionLost(error), false);
+});

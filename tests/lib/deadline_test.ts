@@ -1,0 +1,116 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { abortable, withDeadline } from "../../lib/deadline.ts";
+
+const never = new Promise<never>(() => {});
+
+Deno.test("withDeadline() passes results and errors on, and leaves no timer", async () => {
+  assertEquals(await withDeadline(Promise.resolve(1), 60_000), 1);
+  const error = new RangeError("mine");
+  const rejected = await assertRejects(
+    () => withDeadline(Promise.reject(error), 60_000),
+    RangeError,
+  );
+  assertEquals(rejected, error);
+});
+
+Deno.test("withDeadline() rejects with TimedOut when the time is over", async () => {
+  for (const milliseconds of [1, 0, -5]) {
+    await assertRejects(
+      () => withDeadline(never, milliseconds),
+      Deno.errors.TimedOut,
+      `Timed out after ${milliseconds} ms`,
+    );
+  }
+});
+
+Deno.test("withDeadline() waits for ever, or longer than a timer can", async () => {
+  for (const milliseconds of [2 ** 31 - 1, 2 ** 31, 2 ** 53, Infinity]) {
+    const soon = new Promise((resolve) => setTimeout(resolve, 20, "done"));
+    assertEquals(await withDeadline(soon, milliseconds), "done");
+  }
+});
+
+Deno.test("withDeadline() adds timers up to a wait that one cannot do", async () => {
+  const { setTimeout } = globalThis;
+  const waits: number[] = [];
+  globalThis.setTimeout = ((
+    call: (...args: unknown[]) => void,
+    wait = 0,
+    ...args: unknown[]
+  ) => {
+    waits.push(wait);
+    return setTimeout(() => call(...args), 0);
+  }) as never;
+  try {
+    const most = 2 ** 31 - 1;
+    await assertRejects(
+      () => withDeadline(never, 2 * most + 5),
+      Deno.errors.TimedOut,
+      "Timed out after 4294967299 ms",
+    );
+    assertEquals(waits, [most, most, 5, 0]);
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+});
+
+Deno.test("withDeadline() takes what was there in time, however busy we were", async () => {
+  const bind = { hostname: "127.0.0.1", port: 0, transport: "udp" } as const;
+  const socket = Deno.listenDatagram(bind);
+  const receiving = socket.receive();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  const waiting = withDeadline(receiving, 10);
+  await socket.send(new Uint8Array([1]), socket.addr);
+  const end = performance.now() + 50;
+  while (performance.now() < end);
+  assertEquals((await waiting)[0], new Uint8Array([1]));
+  socket.close();
+});
+
+Deno.test("withDeadline() closes what is too late, and says TimedOut", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const conn = await Deno.connect({ port: listener.addr.port });
+  using peer = await listener.accept();
+  const reading = conn.read(new Uint8Array(1));
+  await assertRejects(
+    () => withDeadline(reading, 5, () => conn.close()),
+    Deno.errors.TimedOut,
+  );
+  await assertRejects(() => reading, Deno.errors.Interrupted);
+  assertEquals(await peer.read(new Uint8Array(1)), null);
+});
+
+Deno.test("withDeadline() gives nothing up that was in time", async () => {
+  let gaveUp = false;
+  await withDeadline(Promise.resolve(), 1, () => gaveUp = true);
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  assertEquals(gaveUp, false);
+});
+
+Deno.test("abortable() passes results and errors on, and leaves no listener", async () => {
+  let listeners = 0;
+  const signal = {
+    aborted: false,
+    addEventListener: () => listeners++,
+    removeEventListener: () => listeners--,
+  } as unknown as AbortSignal;
+  assertEquals(await abortable(Promise.resolve(1), signal), 1);
+  await assertRejects(
+    () => abortable(Promise.reject(new RangeError()), signal),
+    RangeError,
+  );
+  assertEquals(listeners, 0);
+  assertEquals(await abortable(Promise.resolve(1)), 1);
+});
+
+Deno.test("abortable() rejects with the reason, before and while it waits", async () => {
+  const stop = new AbortController();
+  const waiting = assertRejects(
+    () => abortable(never, stop.signal),
+    TypeError,
+    "enough",
+  );
+  stop.abort(new TypeError("enough"));
+  await waiting;
+  await assertRejects(() => abortable(never, stop.signal), TypeError);
+});

@@ -41,8 +41,8 @@
  * Try it:
  * - `deno task deadlines --seed 7`: the relay loses the same datagrams each
  *   time. In the diagram their arrows end in an `x`, where the relay is.
- * - `deno task deadlines --loss 60 --requests 10 --quiet`: more retries, and
- *   perhaps a failure, with exit code 1.
+ * - `deno task deadlines --loss 50 --tries 5 --requests 9 --quiet`: more
+ *   retries, and most often a failure, with exit code 1.
  * - `deno task deadlines server`, and in another terminal
  *   `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`, with any
  *   `nc`. After `kill -STOP` of the server nothing comes, and nobody is told.
@@ -336,8 +336,8 @@ export async function demo({
 const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
 
 if (import.meta.main) {
-  const remember = { default: 60_000, help: "each answer, in milliseconds" };
-  const memory = { default: 10_000, min: 1, help: "answers, at most" };
+  const remember = { default: 60_000, help: "milliseconds for an answer" };
+  const memory = { default: 10_000, min: 1, help: "answers, at most so many" };
   const loss = { default: 25, max: 100, help: "datagrams of 100 lost" };
   const seed = { default: 0, max: 2 ** 32 - 1, help: "of the relay, 0: any" };
   const requests = { default: 5, min: 1, max: 1000, help: "how many to send" };

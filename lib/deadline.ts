@@ -1,45 +1,9 @@
 /**
  * Giving up in time.
+ * This module imports nothing.
  *
  * @module
  */
-
-/**
- * Waits for `promise`, but no longer than until `signal` is aborted. Where the
- * promise itself ends because of the abort, that comes first. Else what it
- * stands for goes on, and its result is thrown away.
- *
- * @param promise What to wait for.
- * @param signal What ends the waiting; without one, nothing does.
- * @returns The result of `promise`.
- * @throws The error of `promise`, or the signal's reason.
- *
- * @example
- * ```ts
- * import { assertRejects } from "@std/assert";
- *
- * const stop = new AbortController();
- * const waiting = abortable(new Promise(() => {}), stop.signal);
- * stop.abort(new Error("enough"));
- * await assertRejects(() => waiting, Error, "enough");
- * ```
- */
-export function abortable<T>(
-  promise: Promise<T>,
-  signal?: AbortSignal,
-): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const abort = () => timer = setTimeout(() => reject(signal.reason));
-    if (signal.aborted) abort();
-    signal.addEventListener("abort", abort);
-    promise.then(resolve, reject).finally(() => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", abort);
-    });
-  });
-}
 
 /** What setTimeout() can wait; more than that, and it does not wait at all. */
 const LONGEST_TIMER = 2 ** 31 - 1;

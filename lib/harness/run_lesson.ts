@@ -65,6 +65,7 @@ export async function runLesson({ url, title, modes }: Lesson): Promise<never> {
         await new Promise((resolve) => setTimeout(resolve, 10));
         return await write(p);
       }
+      if (isLost) return p.length;
       isLost = true;
       const isClosed = error instanceof Deno.errors.BrokenPipe;
       if (!isClosed) {
@@ -76,8 +77,11 @@ export async function runLesson({ url, title, modes }: Lesson): Promise<never> {
     }
   };
   let printed: Promise<unknown> = Promise.resolve();
+  // One after the other, though a lesson need not wait for what it prints.
   const print = (line: string) =>
-    printed = writeFull({ write }, new TextEncoder().encode(line + "\n"));
+    printed = printed.then(() =>
+      writeFull({ write }, new TextEncoder().encode(line + "\n"))
+    );
 
   const end = (code: number, isPatient = !stop.signal.aborted) =>
     ending ??= (async () => {
@@ -120,7 +124,12 @@ export async function runLesson({ url, title, modes }: Lesson): Promise<never> {
     await stage.begin(mode.show, values); // stage
     const io: Io = {
       args: parsed.args,
-      output: { write: async (p) => ending ? p.length : await write(p) },
+      output: {
+        async write(p) {
+          await printed; // What was printed before comes before.
+          return ending ? p.length : await write(p);
+        },
+      },
       print,
       report,
       signal: stop.signal,

@@ -24,7 +24,9 @@ Deno.test("formatTable() formats a table without rows", () => {
   assertEquals(formatTable(["a", "b"], [], { color: false }), "a  b");
 });
 
-Deno.test("formatTable() makes only the head bold", () => {
+Deno.test("formatTable() makes only the head bold", {
+  ignore: Deno.noColor,
+}, () => {
   const [head, row] = formatTable(["a"], [["b"]], { color: true }).split("\n");
   assertEquals([head, row], ["\x1b[1ma\x1b[22m", "b"]);
   assert(!formatTable(["a"], [["b"]]).includes("\x1b"), "in a pipe");

@@ -471,6 +471,7 @@ Deno.test("02 demo on a terminal: prompts, replies, a colored diagram", {
 }, async () => {
   await using process = new LessonProcess(LESSON, ["demo"], {
     wrapper: onTerminal,
+    env: { NO_COLOR: "" },
   });
   const prompt = "Input message(Q to quit):";
   await process.stdoutHas(prompt);

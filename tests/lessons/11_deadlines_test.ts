@@ -194,7 +194,9 @@ Deno.test("11 ask() gives up in time although other answers come", async () => {
   const asked = await ask(socket, server.addr as Deno.NetAddr, "?", options);
   clearInterval(noise);
   assertEquals(asked, { answer: null, sent: 2 });
-  assert(performance.now() - start >= 149, "The second wait is twice as long.");
+  // The second wait is twice as long; more than that would be no deadline.
+  const time = performance.now() - start;
+  assert(time >= 149 && time < 2000, `${time} ms`);
   for (const it of [server, socket]) it.close();
 });
 

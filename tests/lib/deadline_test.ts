@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { abortable, withDeadline } from "../../lib/deadline.ts";
+import { withDeadline } from "../../lib/deadline.ts";
 
 const never = new Promise<never>(() => {});
 
@@ -85,32 +85,4 @@ Deno.test("withDeadline() gives nothing up that was in time", async () => {
   await withDeadline(Promise.resolve(), 1, () => gaveUp = true);
   await new Promise((resolve) => setTimeout(resolve, 10));
   assertEquals(gaveUp, false);
-});
-
-Deno.test("abortable() passes results and errors on, and leaves no listener", async () => {
-  let listeners = 0;
-  const signal = {
-    aborted: false,
-    addEventListener: () => listeners++,
-    removeEventListener: () => listeners--,
-  } as unknown as AbortSignal;
-  assertEquals(await abortable(Promise.resolve(1), signal), 1);
-  await assertRejects(
-    () => abortable(Promise.reject(new RangeError()), signal),
-    RangeError,
-  );
-  assertEquals(listeners, 0);
-  assertEquals(await abortable(Promise.resolve(1)), 1);
-});
-
-Deno.test("abortable() rejects with the reason, before and while it waits", async () => {
-  const stop = new AbortController();
-  const waiting = assertRejects(
-    () => abortable(never, stop.signal),
-    TypeError,
-    "enough",
-  );
-  stop.abort(new TypeError("enough"));
-  await waiting;
-  await assertRejects(() => abortable(never, stop.signal), TypeError);
 });

@@ -40,8 +40,8 @@
  * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
  *   `deno task tcp_echo client --quiet < /usr/bin/env | wc -c`: a file that is
  *   no text comes back whole.
- * - `diff lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what makes a server
- *   that hopes one that knows.
+ * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what makes a
+ *   server that hopes one that knows. (`-I` leaves out lines like this one.)
  *
  * In the tutorial `run_client64` is `client()`, `server64` is `server()`, and
  * `lession64` is `demo()`. What its program gets wrong:

@@ -33,8 +33,8 @@ export function formatAddress(
  *
  * @example
  * ```ts no-assert
- * using listener = Deno.listen({ hostname: "127.0.0.1", port: 9527 });
- * announce(listener.addr); // listening on 127.0.0.1:9527
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * announce(listener.addr); // listening on 127.0.0.1:41257
  * ```
  */
 export function announce(address: Deno.NetAddr): void {

@@ -48,7 +48,7 @@ export class IdleTimer implements Disposable {
 
   /** Something has happened: the time begins anew. */
   reset(): void {
-    this.#lastActive = performance.now();
+    if (this.#limit > 0) this.#lastActive = performance.now();
   }
 
   /** The time does not count until the next `reset`. */

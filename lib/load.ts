@@ -115,11 +115,11 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     const starved = echoes.filter((count) => count === 0).length;
     return compared ??= { when, starved, index: jainsIndex(echoes) };
   };
-  const timer = duration > 0
-    ? setTimeout(compare, duration, `after ${duration} ms`)
-    : undefined;
+  const isTimed = duration > 0;
+  const atTheEnd = isTimed ? `after ${duration} ms` : "at the end";
+  const timer = isTimed ? setTimeout(compare, duration, atTheEnd) : undefined;
   const part = (count: number) =>
-    duration > 0 ? (performance.now() - start) / duration : count / messages;
+    isTimed ? (performance.now() - start) / duration : count / messages;
 
   // This side's loop has its favorites as well. The gate is before the read here:
   // while an echo waits for its turn, the server has had its message.
@@ -158,7 +158,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
       if (words.some((word, i) => word !== echoWords[i])) corrupted++;
       onProgress?.(part(latencies.length / clients));
     }
-    if (duration === 0) compare("when the first one was done");
+    if (!isTimed) compare("when the first one was done");
     await conn.closeWrite();
     // What comes behind the last echo was never sent.
     if (await read(echo) !== null) corrupted++;
@@ -170,7 +170,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     })
   ));
   clearTimeout(timer);
-  const all = duration > 0 ? sent : clients * messages;
+  const all = isTimed ? sent : clients * messages;
   const sorted = Float64Array.from(latencies).sort();
   const percentile = (part: number) =>
     sorted.at(Math.ceil(sorted.length * part) - 1);
@@ -182,7 +182,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     rate: latencies.length / ((end - start) / 1000 || 1),
     p50: percentile(0.5),
     p99: percentile(0.99),
-    ...compare("at the end"),
+    ...compare(atTheEnd),
     error,
   };
 }

@@ -262,7 +262,8 @@ export function helpText({ url, title, modes }: Lesson): string {
     const command = ["deno run", ...mode.flags, path];
     if (name !== names[0]) command.push(name);
     lines.push("", `${[name, ...shown].join(" ")}: ${mode.help}`);
-    lines.push(`  ${command.join(" ")}`, "");
+    lines.push(`  ${command.join(" ")}`);
+    if (flagsOf(mode).size > 0) lines.push("");
     for (const [flag, option] of flagsOf(mode)) {
       const isNumber = typeof option.default === "number";
       const value = option.default === false ? "" : isNumber ? " N" : " TEXT";

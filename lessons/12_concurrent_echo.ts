@@ -11,6 +11,7 @@
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.8.6.3} RFC 9293, 3.8.6.3: delayed acknowledgments
  * @see 02_tcp_echo.ts
  * @see 11_deadlines.ts
+ * @see 13_streams.ts
  *
  * The echo server of lesson 02, for many clients at once. The demo connects a
  * client that says nothing. In lessons 01 and 02 all others wait for it; here
@@ -23,7 +24,9 @@
  *   There is one thread: Deno's loop waits for all sockets (`epoll_wait`), and
  *   goes on with the function whose socket has something.
  * - The rest is what a server needs that has many clients. The comments are
- *   numbered in the order in which one would build it.
+ *   numbered in the order in which one would build it: 1 many clients, 2 a lost
+ *   client, 3 backpressure, 4 no descriptors, 5 a limit, 6 silent clients, 7 the
+ *   end, 8 fairness, 9 Nagle's algorithm.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -37,11 +40,14 @@
  * - `deno task concurrent_echo server`, and in two more terminals
  *   `nc 127.0.0.1 9527`: type a line in either. Then Ctrl+C the server: it says
  *   for how many it waits, and ends when both have ended, or after five seconds.
- * - `deno task concurrent_echo --clients 1000 --messages 20`, and
- *   once more with `--no-gate`: then hundreds of clients have had no echo at all
- *   when the first one has had all its 20.
+ * - `deno task concurrent_echo --clients 1000 --messages 20`, and once more with
+ *   `--no-gate`: then hundreds of clients have had no echo at all when the first
+ *   one has had all its 20.
  * - `deno task concurrent_echo --clients 1 --size 65536 --buffer-size 16384 --nagle`:
  *   some 23 messages a second. Without `--nagle` there are many times more.
+ * - `(ulimit -n 40; deno task concurrent_echo server --quiet)`, and in another
+ *   terminal `deno task concurrent_echo client`: there are descriptors for fewer
+ *   than 20 clients at once, and still all 100 are served.
  *
  * Beyond the tutorial: its servers serve one client after the other, and one
  * that says nothing stops them all.
@@ -164,7 +170,7 @@ export async function server({
     // server cannot tell. A protocol can: it knows when a request is complete.
     const closeSilent = () => conn[Symbol.dispose]();
     using idle = new IdleTimer(idleTimeout, closeSilent);
-    const write = (p: Uint8Array) => {
+    const send = (p: Uint8Array) => {
       idle.reset(); // Whoever takes an echo piece by piece is not silent.
       return conn.write(p);
     };
@@ -172,7 +178,7 @@ export async function server({
     for (let count; (count = await conn.read(buffer)) !== null;) {
       // 3. Backpressure. Nothing more is read until all of this is taken. So at
       // most one buffer waits for each client, and TCP makes its sender wait.
-      await writeFull({ write }, buffer.subarray(0, count));
+      await writeFull({ write: send }, buffer.subarray(0, count));
       served.bytes += count;
 
       // A full buffer: there may be more. It never shrinks, so a client that has

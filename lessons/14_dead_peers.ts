@@ -11,51 +11,54 @@
  * @see 11_deadlines.ts
  * @see 13_streams.ts
  *
- * A process that ends says so: the kernel sends a FIN or a RST for it. A host
- * that loses its power says nothing, and neither does a cable that is pulled.
- * The connection then looks as it always has. This lesson makes such peers, and
- * shows who notices: nobody at first, and then each of four remedies.
+ * When a process ends, its kernel says so: it sends a FIN or a RST. A host
+ * without power says nothing, and neither does a cable that was pulled. To the
+ * other side the connection looks as before. This lesson makes such peers, and
+ * shows who notices: at first nobody, and then each of three remedies.
  *
  * What to look at:
- * - `cutOff` makes a dead peer without root. A filter on the peer's socket drops
- *   all that comes in, so this side gets no answer, as if the network had failed.
- * - (a) A reader that only waits is never told. Its socket stays ESTABLISHED, and
- *   the kernel runs no timer for it.
- * - (b) `setKeepAlive(true)` lets the kernel ask the other side's kernel. But its
- *   first question comes after two hours. With the times of `setKeepAlive` here
- *   the read ends with ETIMEDOUT after three seconds.
- * - (c) A writer does not notice either: its bytes go into the send queue. The
- *   kernel sends them again, and waits twice as long each time. By itself it gives
- *   up after a quarter of an hour. TCP_USER_TIMEOUT says when.
- * - Keepalive does not help (c): while bytes are under way, the kernel asks no
- *   questions. And TCP_USER_TIMEOUT does not help (a). Both together help both.
- * - (d) A heartbeat asks the other side's program, with a deadline for the answer.
- *   It needs no libc. It finds a program that hangs as well, whose kernel still
- *   answers for it.
+ * - `cutOff` makes a peer dead, and needs no root for it. A filter on the peer's
+ *   socket drops all that comes in. So nothing is answered, as if the host were
+ *   gone. That the bytes get lost there, and not on the way, nobody can tell.
+ * - (a) Who only reads is never told. The socket stays ESTABLISHED, and the kernel
+ *   has no timer for it: `read` waits for ever.
+ * - (b) `conn.setKeepAlive(true)` lets the kernel ask the other side's kernel. But
+ *   it asks for the first time after two hours. With the times of `setKeepAlive`
+ *   the read ends after 1 + 2 * 1 seconds, with ETIMEDOUT.
+ * - (c) Who writes is not told either: the bytes go into the send queue. The kernel
+ *   sends them again and again, and waits twice as long each time. With its own
+ *   settings it gives up after a quarter of an hour. TCP_USER_TIMEOUT ends it in
+ *   time. The kernel looks when it sends again, so it is late by a little.
+ * - (b) does not help a writer: while bytes are unanswered, the kernel does not
+ *   ask. (c) does not help a reader. Both together help both.
+ * - (d) A heartbeat asks the other side's program, with lesson 11's deadline for
+ *   the answer. It needs no libc. And it finds a program that is stuck: there the
+ *   kernel still answers, and (b) and (c) see nothing wrong.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
  * | `conn.setKeepAlive(true)` | `setsockopt(SO_KEEPALIVE)` |
- * | `socket.setsockopt` | `setsockopt(TCP_KEEPIDLE)` and so on |
+ * | `socket.setsockopt` | `setsockopt(TCP_KEEPIDLE)`, and so on |
+ * | `socket.getTcpInfo` | `getsockopt(TCP_INFO)` |
  * | `socket.dropIncoming`, `passIncoming` | `setsockopt(SO_ATTACH_FILTER)`, `setsockopt(SO_DETACH_FILTER)` |
- * | `conn.read` of a dead peer | `recvfrom` returns EAGAIN, `epoll_wait`; in the end ETIMEDOUT |
+ * | `conn.read` of a dead peer | `recvfrom`: EAGAIN; `epoll_wait`; `recvfrom`: ETIMEDOUT |
  * | `withDeadline` | none: a timer of the event loop |
  *
- * Deno has no call for these options but `setKeepAlive`. They go through libc
- * (`--allow-ffi`). The lists of the kernel are read by `cat` (`--allow-run=cat`).
+ * Deno's own call for all this is `setKeepAlive(true)`. The rest goes through libc
+ * (`--allow-ffi`). What the kernel knows of a socket stands in `/proc`, which Deno
+ * reads by `cat` (`--allow-run=cat`).
  *
  * Try it:
- * - `deno task dead_peers`: three tables of what was seen, and one of what to use.
- * - `ss -tno`, in another terminal meanwhile: the timers of all these sockets,
- *   `keepalive` and `on` (for sending again).
- * - `sysctl net.ipv4.tcp_keepalive_time net.ipv4.tcp_retries2`: when the kernel
- *   asks, and how often it sends again, where nobody says anything else.
+ * - `deno task dead_peers`: it takes six seconds.
+ * - `ss -tno`, in another terminal meanwhile: the timers of all these sockets.
+ *   `keepalive` asks, and `on` sends again.
+ * - `sysctl net.ipv4.tcp_keepalive_time net.ipv4.tcp_retries2`: what the kernel
+ *   does where nobody says anything else.
  *
  * It is beyond the tutorial, whose programs wait for ever.
  *
- * What is still missing: a peer that comes back. Its kernel knows nothing of the
- * connection, and answers the next segment by a RST. Lesson 08 shows what that
- * looks like.
+ * What is still missing: a peer that comes back. Its kernel does not know the
+ * connection any more, and answers with a RST. Lesson 08 shows resets.
  *
  * @module
  */
@@ -91,18 +94,18 @@ export function setUserTimeout(socket: LibcDescriptor): void {
 }
 
 /** Asks the other side's program, which echoes, until no echo comes in time. */
-export async function heartbeat(
-  conn: Deno.Conn,
-  timeout = 1000,
-): Promise<void> {
+export async function heartbeat(conn: Deno.Conn, limit = 1000): Promise<void> {
   const buffer = new Uint8Array(1);
   const giveUp = () => conn[Symbol.dispose]();
   for (let count: number | null = 1; count !== null;) {
     await conn.write(buffer);
-    count = await withDeadline(conn.read(buffer), timeout, giveUp);
-    await delay(timeout / 2);
+    count = await withDeadline(conn.read(buffer), limit, giveUp);
+    await delay(limit / 2);
   }
 }
+
+const echo = (conn: Deno.Conn) =>
+  conn.readable.pipeTo(conn.writable).catch(() => {});
 
 /** The network loses all that comes for this end, until it is disposed of. */
 function cutOff(libc: Libc, conn: Deno.TcpConn): Disposable {
@@ -126,18 +129,13 @@ export async function demo({
   print = console.log as (line: string) => unknown,
 } = {}): Promise<void> {
   using libc = openLibc();
-  print("Options of a connection: the last one in ms, other times in s");
-  print(await kernelValues(libc));
-  const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
-  print(`A segment is sent again tcp_retries2 = ${retries.trim()} times\n`);
-
-  const noticing = notice(libc);
+  print("Options of a connection: the last one in ms, the others' times in s:");
+  print(await kernelValues(libc) + "\n");
   print("The peer is dead. (a) only reads, (c) writes 1000 bytes each second:");
-  print(await timeline(libc) + "\n");
-  print(
-    `After how many seconds is there an error? "-" is none in ${PATIENCE} s`,
-  );
-  print(await noticing + "\n");
+  const [seen, noticed] = await Promise.all([timeline(libc), notice(libc)]);
+  print(seen + "\n");
+  print(`Which error, after how many seconds? "-" is none in ${PATIENCE} s:`);
+  print(noticed + "\n");
   print("When to use which:");
   print(formatTable(["for", "use"], [
     ["a connection on which nothing is sent", "(b) SO_KEEPALIVE and its times"],
@@ -147,7 +145,7 @@ export async function demo({
   ]));
 }
 
-/** The kernel's own times are long: keepalive ends after 7200 + 9 * 75 s. */
+/** The kernel's own times: these are long. */
 async function kernelValues(libc: Libc): Promise<string> {
   using pair = await connectPair();
   const socket = libc.descriptorOf(pair.client);
@@ -166,7 +164,13 @@ async function kernelValues(libc: Libc): Promise<string> {
   setUserTimeout(socket);
   const here = read();
   const rows = options.map((it, i) => [it, before[i], byDeno[i], here[i]]);
-  return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows);
+  const found = (it: number[]) => `${it[1] + it[2] * it[3]} s`;
+  const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
+  return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) +
+    `\nKeepalive finds a dead peer after ${found(byDeno)}, here ${
+      found(here)
+    }.` +
+    `\nBytes are sent again ${retries.trim()} times (tcp_retries2), here for 1.5 s.`;
 }
 
 /** What the kernel says, second by second, of a reader and a writer. */
@@ -175,10 +179,10 @@ async function timeline(libc: Libc): Promise<string> {
   using writer = await connectPair();
   using _reader = cutOff(libc, reader.server);
   using _writer = cutOff(libc, writer.server);
+  const socket = libc.descriptorOf(writer.client);
   reader.client.read(new Uint8Array(1)).catch(() => {}); // Ends with the pair.
   using progress = new Progress("waiting", PATIENCE);
-  const show = (row: TcpRow) =>
-    `${row.state}, ${row.timer?.kind ?? "no timer"}`;
+  const show = (it: TcpRow) => `${it.state}, ${it.timer?.kind ?? "no timer"}`;
   const rows: (string | number)[][] = [];
   for (let second = 0; second <= PATIENCE; second++) {
     progress.update(second);
@@ -186,7 +190,8 @@ async function timeline(libc: Libc): Promise<string> {
     const table = await readTcpTable(); // One look for both.
     const { client: a } = await reader.rows(table);
     const { client: c } = await writer.rows(table);
-    rows.push([second, show(a!), show(c!), c!.sendQueue, c!.retransmits]);
+    const { retransmits } = socket.getTcpInfo();
+    rows.push([second, show(a!), show(c!), c!.sendQueue, retransmits]);
     await delay(1000);
   }
   return formatTable(["s", "(a)", "(c)", "send queue", "sent again"], rows);
@@ -199,18 +204,14 @@ async function notice(libc: Libc): Promise<string> {
     const { client, server } = pair;
     const socket = libc.descriptorOf(client);
     remedies?.forEach((remedy) => remedy(socket));
-    if (peer === "alive") {
-      server.readable.pipeTo(server.writable).catch(() => {});
-    }
+    if (peer === "alive") echo(server);
     using _cut = peer.startsWith("dead") ? cutOff(libc, server) : null;
     if (peer === PEERS[3]) await client.write(new Uint8Array(1000));
     const start = performance.now();
     const use = remedies ? client.read(new Uint8Array(1)) : heartbeat(client);
+    const seconds = () => ((performance.now() - start) / 1000).toFixed(1);
     return await Promise.race([use, delay(PATIENCE * 1000)])
-      .then(() => "-", ({ code, name }) => {
-        const seconds = (performance.now() - start) / 1000;
-        return `${seconds.toFixed(1)} ${code ?? name}`;
-      });
+      .then(() => "-", ({ code, name }) => `${seconds()} ${code ?? name}`);
   };
   const rows = Object.entries(REMEDIES).map(async ([name, remedies]) => [
     name,

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import jsr from "../../lib/jsr_imports.json" with { type: "json" };
 import { UsageError } from "../../lib/harness/command_line.ts";
 import { copyLesson, findSource } from "../../lib/harness/copy_lesson.ts";
-import { LESSONS, runDeno, runLines } from "../testing.ts";
+import { LESSONS, lessonSource, runDeno, runLines } from "../testing.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 /** All lessons, and a module that imports nothing, one that does, a big one. */
@@ -51,7 +51,7 @@ async function succeeds(folder: string, ...args: string[]) {
 }
 
 /** All at once; and when one has failed, the others are over as well. */
-async function forEach<T>(items: T[], f: (item: T) => Promise<void>) {
+async function forEach<T>(items: T[], f: (item: T) => Promise<unknown>) {
   const results = await Promise.allSettled(items.map(f));
   for (const it of results) if (it.status === "rejected") throw it.reason;
 }
@@ -59,7 +59,7 @@ async function forEach<T>(items: T[], f: (item: T) => Promise<void>) {
 /** How many lines a text has. */
 const linesOf = (text: string) => text.split("\n").length - 1;
 
-Deno.test("copies stand alone", async (t) => {
+Deno.test("copies stand alone", async () => {
   await withFolder(async (folder) => {
     for (const name of ["lessons", "lib", "jsr"]) {
       await Deno.mkdir(`${folder}/${name}`);
@@ -71,100 +71,104 @@ Deno.test("copies stand alone", async (t) => {
       await Deno.writeTextFile(`${folder}/${path}`, text);
     });
 
-    await t.step("they are formatted, and linted as a project", async () => {
-      await Deno.writeTextFile(`${folder}/deno.json`, "{}");
-      await succeeds(folder, "lint", "lessons", "lib");
-      await succeeds(folder, "fmt", "--check", "lessons", "lib");
-      await Deno.remove(`${folder}/deno.json`);
-    });
+    // In a project `deno lint` has a rule more.
+    await Deno.writeTextFile(`${folder}/deno.json`, "{}");
+    await succeeds(folder, "lint", "lessons", "lib");
+    await succeeds(folder, "fmt", "--check", "lessons", "lib");
+    await Deno.remove(`${folder}/deno.json`);
 
-    await t.step(
-      "they type-check, with --jsr against std's types",
-      async () => {
-        const types = new URL("tests/std_types/", ROOT);
-        const declared = JSON.parse(
-          await Deno.readTextFile(new URL("import_map.json", types)),
-        ).imports;
-        const imports = Object.fromEntries(
-          Object.entries(jsr.imports)
-            .map(([name, it]) => [it, new URL(declared[name], types).href]),
-        );
-        const map = JSON.stringify({ imports });
-        await Deno.writeTextFile(`${folder}/map.json`, map);
-        const text = await copyLesson("lessons/02_tcp_echo.ts", { jsr: true });
-        await Deno.writeTextFile(`${folder}/jsr/02_tcp_echo.ts`, text);
-        const pinned = /^import .* from "jsr:@std\/\w+@\d+\.\d+\.\d+\/.*";$/m;
-        assertMatch(text, pinned);
-        assert(!text.includes('"npm:'));
-        const all = ["lessons", "lib", "jsr"];
-        await succeeds(folder, "check", "--import-map=map.json", ...all);
-      },
-    );
-
-    await t.step("their functions can be imported", async () => {
-      await Deno.writeTextFile(
-        `${folder}/main.ts`,
-        `import { client, server } from "./lessons/02_tcp_echo.ts";
-        const ready = Promise.withResolvers<number>();
-        const serving = server({
-          hostname: "127.0.0.1",
-          port: 0,
-          connections: 1,
-          onListen: ({ port }) => ready.resolve(port),
-        });
-        const lines = [new TextEncoder().encode("imported")];
-        await client({ port: await ready.promise, lines });
-        await serving;`,
-      );
-      const result = await runDeno(["run", "--allow-net", "main.ts"], folder);
-      const stdout = "from server imported\nclient done!!\n";
-      assertEquals(result, { code: 0, stdout, stderr: "" });
-    });
-
-    await t.step("their --help needs no flags, and has no trace", async () => {
-      await forEach(LESSONS, async (lesson) => {
-        const args = ["run", lesson, "--help"];
-        const result = await runDeno(args, `${folder}/lessons`);
-        assertEquals([result.code, result.stderr], [0, ""], lesson);
-        for (const mode of runLines(lesson).keys()) {
-          assertMatch(result.stdout, new RegExp(`^${mode}\\b.*: `, "m"));
-        }
-        // Of a diagram's options only those of a lesson that draws its own.
-        const draws = texts.get(`lessons/${lesson}`)!.includes("mermaid: {");
-        assert(!result.stdout.includes("--quiet"), lesson);
-        assertEquals(result.stdout.includes("--mermaid"), draws, lesson);
-      });
-    });
-
-    await t.step("they start themselves as servers", async () => {
-      const forking = LESSONS.filter((lesson) =>
-        runLines(lesson).get("demo")!.includes("--allow-run=deno")
-      );
-      await forEach(forking, async (lesson) => {
-        const text = texts.get(`lessons/${lesson}`)!;
-        const [, line] = text.match(/^ \* @run deno (.+)$/m)!;
-        const args = line.split(" ");
-        const { code, stderr } = await runDeno(args, `${folder}/lessons`);
-        assertEquals([code, stderr], [0, ""], lesson);
-      });
-    });
-
-    await t.step("they name no file that is not there", () => {
-      for (const [path, text] of texts) {
-        const [header] = text.match(/^\/\*\*[^]*?\*\//m)!;
-        const rest = text.replace(/^\/\/ (Copied from |lib\/).*\n/gm, "")
-          .replaceAll(path.split("/")[1], "");
-        for (const [name] of rest.matchAll(/\b(lessons|lib)\/[\w/]+\.ts\b/g)) {
-          assertMatch(text, RegExp(`^// ${name}:`, "m"), `${path}: ${name}`);
-        }
-        const other = rest.match(/\b\d\d_\w+\.ts\b/)?.[0];
-        assertEquals(other, undefined, path);
-        const stage = header.match(/deno task|--quiet/)?.[0];
-        assertEquals(stage, undefined, path);
-      }
-    });
+    for (const [path, text] of texts) namesNoOtherFile(path, text);
+    await forEach([
+      () => typeCheck(folder),
+      () => importFunctions(folder),
+      () => forEach(LESSONS, (lesson) => askForHelp(lesson, folder)),
+      () => forEach(FORKING, (lesson) => runDemo(lesson, folder)),
+    ], (f) => f());
   });
 });
+
+/** The copies as they are, and one with `--jsr` against std's types. */
+async function typeCheck(folder: string) {
+  const types = new URL("tests/std_types/", ROOT);
+  const declared = JSON.parse(
+    await Deno.readTextFile(new URL("import_map.json", types)),
+  ).imports;
+  const imports = Object.fromEntries(
+    Object.entries(jsr.imports)
+      .map(([name, it]) => [it, new URL(declared[name], types).href]),
+  );
+  await Deno.writeTextFile(`${folder}/map.json`, JSON.stringify({ imports }));
+  const text = await copyLesson("lessons/02_tcp_echo.ts", { jsr: true });
+  await Deno.writeTextFile(`${folder}/jsr/02_tcp_echo.ts`, text);
+  const pinned = /^import .* from "jsr:@std\/\w+@\d+\.\d+\.\d+\/.*";$/m;
+  assertMatch(text, pinned);
+  assert(!text.includes('"npm:'));
+  const all = ["lessons", "lib", "jsr"];
+  await succeeds(folder, "check", "--import-map=map.json", ...all);
+}
+
+async function importFunctions(folder: string) {
+  await Deno.writeTextFile(
+    `${folder}/main.ts`,
+    `import { client, server } from "./lessons/02_tcp_echo.ts";
+    const ready = Promise.withResolvers<number>();
+    const serving = server({
+      hostname: "127.0.0.1",
+      port: 0,
+      connections: 1,
+      onListen: ({ port }) => ready.resolve(port),
+    });
+    const lines = [new TextEncoder().encode("imported")];
+    await client({ port: await ready.promise, lines });
+    await serving;`,
+  );
+  const result = await runDeno(["run", "--allow-net", "main.ts"], folder);
+  const stdout = "from server imported\nclient done!!\n";
+  assertEquals(result, { code: 0, stdout, stderr: "" });
+}
+
+/** Needs no flags, and offers neither trace nor diagram. */
+async function askForHelp(lesson: string, folder: string) {
+  const { code, stdout, stderr } = await runDeno(
+    ["run", lesson, "--help"],
+    `${folder}/lessons`,
+  );
+  assertEquals([code, stderr], [0, ""], lesson);
+  for (const mode of runLines(lesson).keys()) {
+    assertMatch(stdout, new RegExp(`^${mode}\\b.*: `, "m"));
+  }
+  assert(!stdout.includes("--quiet"), lesson);
+  // But a lesson may draw diagrams of its own.
+  const draws = lessonSource(lesson).includes("mermaid: {");
+  assertEquals(stdout.includes("--mermaid"), draws, lesson);
+}
+
+/** The lessons whose demo starts the lesson itself, as a server. */
+const FORKING = LESSONS.filter((lesson) =>
+  runLines(lesson).get("demo")!.includes("--allow-run=deno")
+);
+
+/** Runs a copy's demo with the flags of the copy's header. */
+async function runDemo(lesson: string, folder: string) {
+  const text = await Deno.readTextFile(`${folder}/lessons/${lesson}`);
+  const [, line] = text.match(/^ \* @run deno (.+)$/m)!;
+  const args = line.split(" ");
+  const { code, stderr } = await runDeno(args, `${folder}/lessons`);
+  assertEquals([code, stderr], [0, ""], lesson);
+}
+
+function namesNoOtherFile(path: string, text: string) {
+  const [header] = text.match(/^\/\*\*[^]*?\*\//m)!;
+  const rest = text.replace(/^\/\/ (Copied from |lib\/).*\n/gm, "")
+    .replaceAll(path.split("/")[1], "");
+  for (const [name] of rest.matchAll(/\b(lessons|lib)\/[\w/]+\.ts\b/g)) {
+    assertMatch(text, RegExp(`^// ${name}:`, "m"), `${path}: ${name}`);
+  }
+  const other = rest.match(/\b\d\d_\w+\.ts\b/)?.[0];
+  assertEquals(other, undefined, path);
+  const stage = header.match(/deno task|--quiet/)?.[0];
+  assertEquals(stage, undefined, path);
+}
 
 Deno.test("copyLesson() takes what is needed, and nothing else", async () => {
   const text = await copyLesson("lessons/01_tcp_hello.ts");

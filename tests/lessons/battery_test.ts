@@ -209,11 +209,14 @@ for (const target of TARGETS) {
   });
 }
 
-/** Runs what it wraps with so many file descriptors. */
+/**
+ * Runs what it wraps with so many file descriptors. Deno itself would open the
+ * certificates meanwhile, and warn if it cannot.
+ */
 const withDescriptors = (limit: number) => (command: string[]) => [
   "sh",
   "-c",
-  `ulimit -n ${limit}; exec "$@"`,
+  `unset NODE_EXTRA_CA_CERTS; ulimit -n ${limit}; exec "$@"`,
   "sh",
   ...command,
 ];

@@ -26,14 +26,14 @@ Deno.test("IdleTimer calls once, when nothing has happened for so long", async (
 
 Deno.test("IdleTimer begins anew with reset(), and pause() stops the time", async () => {
   let calls = 0;
-  using idle = new IdleTimer(100, () => calls++);
+  using idle = new IdleTimer(200, () => calls++);
   for (let i = 0; i < 15; i++) {
     idle.reset();
-    await pause(20);
+    await pause(30);
   }
   assertEquals(calls, 0);
   idle.pause();
-  await pause(300);
+  await pause(400);
   assertEquals(calls, 0);
   idle.reset();
   while (calls === 0) await pause(10);

@@ -52,8 +52,8 @@
  * Beyond the tutorial: its servers serve one client after the other, and one
  * that says nothing stops them all.
  *
- * What is still missing: a second core. This process uses one; lesson 15 shares
- * a port among several processes.
+ * What is still missing: a second core. This process uses one. Linux deals the
+ * connections of one port out to several processes, if all set SO_REUSEPORT.
  *
  * @module
  */

@@ -252,8 +252,13 @@ export async function until(
  * `deno` is a launcher that starts the real one.
  */
 export function descendants(pid: number): number[] {
-  const children = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`)
-    .trim().split(" ").filter((it) => it !== "").map(Number);
+  let list: string;
+  try {
+    list = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`);
+  } catch {
+    return []; // It has ended meanwhile, as a `cat` soon does.
+  }
+  const children = list.trim().split(" ").filter((it) => it !== "").map(Number);
   return children.flatMap((child) => [child, ...descendants(child)]);
 }
 

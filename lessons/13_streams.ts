@@ -5,7 +5,7 @@
  * @run deno run --allow-net --allow-run=deno,cat lessons/13_streams.ts
  * @resource {https://docs.deno.com/api/deno/~/Deno.Conn} Deno.Conn: read, write, closeWrite, readable, writable
  * @resource {https://streams.spec.whatwg.org/#rs-pipe-to} Streams: pipeTo, with preventClose, preventAbort, preventCancel
- * @resource {https://github.com/denoland/deno/issues/22258} Deno, issue 22258: why the end of `readable` closes the connection
+ * @resource {https://github.com/denoland/deno/issues/22258} Deno's tracker: why the end of `readable` closes the connection
  * @resource {https://man7.org/linux/man-pages/man2/shutdown.2.html} shutdown(2): the end of one direction
  * @resource {https://man7.org/linux/man-pages/man5/proc_net.5.html} proc_net(5): the state and the queues of a socket
  * @see 02_tcp_echo.ts

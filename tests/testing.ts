@@ -203,6 +203,17 @@ export async function run(
   return result;
 }
 
+/** Starts a lesson's server on a free port, and waits until it listens. */
+export async function startServer(
+  lesson: string,
+  args: string[] = [],
+  options: StartOptions = {},
+): Promise<{ process: LessonProcess; port: number }> {
+  const all = ["server", "--host=127.0.0.1", "--port=0", ...args];
+  const process = new LessonProcess(lesson, all, options);
+  return { process, port: await process.port() };
+}
+
 /** Runs `deno` with any arguments, without a terminal and without colors. */
 export async function runDeno(
   args: string[],

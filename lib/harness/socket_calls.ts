@@ -207,7 +207,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           return result;
         });
     }
-    watchStreams(prototype, { open, nameOf, tell });
+    watchStreams(prototype, { open, nameOf, tell, sending });
   }
 
   function watchListener(listener: Deno.Listener): void {
@@ -344,8 +344,14 @@ interface StreamWatcher {
   tell(
     place: Place,
     what: string | (() => string),
-    options?: { at?: number; toPeer?: boolean },
+    options?: TellOptions,
   ): void;
+  sending<T>(
+    place: Place,
+    call: () => Promise<T>,
+    name: string,
+    done: () => string,
+  ): Promise<T>;
 }
 
 /**
@@ -354,7 +360,12 @@ interface StreamWatcher {
  * chunk for writing.
  */
 function watchStreams(prototype: Any, watcher: StreamWatcher): void {
-  const { open, nameOf, tell } = watcher;
+  const { open, nameOf, tell, sending } = watcher;
+  /** At their end Deno's streams close the connection. */
+  const closedBy = (key: string, place: Place, conn: Conn, at = now()) => {
+    if (!open.delete(conn)) return;
+    tell(place, `close, by ${key}`, { at, toPeer: true });
+  };
   const getter = (key: string, make: (conn: Conn, stream: Any) => object) => {
     const original = Object.getOwnPropertyDescriptor(prototype, key)!;
     const made = new WeakMap<object, object>();
@@ -387,18 +398,14 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
           return request.respondWithNewView(value as Any);
         }
         tell(place, () => `read${nameOf(conn)}: end of stream`);
-        if (open.delete(conn)) { // That is what Deno's stream does then.
-          tell(place, "close, by readable", { toPeer: true });
-        }
+        closedBy("readable", place, conn);
         controller.close();
         if (value) request.respondWithNewView(value as Any);
         else request.respond(0);
       },
       async cancel(reason) {
         await reader.cancel(reason);
-        if (open.delete(conn)) {
-          tell(place, "close, by readable", { toPeer: true });
-        }
+        closedBy("readable", place, conn);
       },
     }, { highWaterMark: 0 });
   });
@@ -406,35 +413,26 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   getter("writable", (conn, stream: WritableStream<Uint8Array>) => {
     const place = here();
     const writer = stream.getWriter();
-    const closed = (at: number) => {
-      if (open.delete(conn)) {
-        tell(place, "close, by writable", { at, toPeer: true });
-      }
-    };
     return new WritableStream<Uint8Array>({
-      async write(chunk) {
-        const at = now();
-        const name = `write${nameOf(conn)}`;
+      write(chunk) {
         const size = chunk.byteLength;
         const quoted = quoteBehind(chunk);
-        try {
-          await writer.write(chunk);
-        } catch (error) {
-          tell(place, () => `${name}: ${describeError(error)}`, { at });
-          throw error;
-        }
-        const what = `${name} ${size} of ${size} bytes${quoted}`;
-        tell(place, what, { at, toPeer: true });
+        return sending(
+          place,
+          () => writer.write(chunk),
+          `write${nameOf(conn)}`,
+          () => ` ${size} of ${size} bytes${quoted}`,
+        );
       },
       async close() {
         const at = now();
         await writer.close();
-        closed(at);
+        closedBy("writable", place, conn, at);
       },
       async abort(reason) {
         const at = now();
         await writer.abort(reason);
-        closed(at);
+        closedBy("writable", place, conn, at);
       },
     });
   });

@@ -3,7 +3,7 @@
  * it. Each program runs with and without, and must do the same.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { until } from "../testing.ts";
+import { runDeno, until } from "../testing.ts";
 
 const TRACE = new URL("../../lib/harness/trace.ts", import.meta.url).pathname;
 
@@ -207,26 +207,10 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
   },
 };
 
-async function runProgram(file: string, flags: string[]) {
-  const command = new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      ...flags,
-      "--no-check",
-      "--unstable-net",
-      "--allow-net",
-      file,
-    ],
-    env: { NO_COLOR: "1" },
-  });
-  const { code, stdout, stderr } = await command.output();
-  const decoder = new TextDecoder();
-  return {
-    code,
-    stdout: decoder.decode(stdout),
-    stderr: decoder.decode(stderr),
-  };
-}
+const runProgram = (file: string, flags: string[]) =>
+  runDeno(
+    ["run", ...flags, "--no-check", "--unstable-net", "--allow-net", file],
+  );
 
 for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
   Deno.test(`trace shows ${name}, and changes nothing`, async () => {

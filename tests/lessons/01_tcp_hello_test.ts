@@ -1,22 +1,20 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { client, server } from "../../lessons/01_tcp_hello.ts";
 import { exchange, reset } from "../peers.ts";
-import { isFree, LessonProcess, run, until } from "../testing.ts";
+import {
+  isFree,
+  LessonProcess,
+  run,
+  startServer as startServerOf,
+  until,
+} from "../testing.ts";
 
 const LESSON = "01_tcp_hello.ts";
 const REFUSED =
   /^01_tcp_hello: connect 127\.0\.0\.1:\d+: ECONNREFUSED \(Connection refused\)\n$/;
 
 /** Starts the lesson's server on a free port. */
-async function startServer(...args: string[]) {
-  const process = new LessonProcess(LESSON, [
-    "server",
-    "--host=127.0.0.1",
-    "--port=0",
-    ...args,
-  ]);
-  return { process, port: await process.port() };
-}
+const startServer = (...args: string[]) => startServerOf(LESSON, args);
 
 const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
 

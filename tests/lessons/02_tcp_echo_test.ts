@@ -8,6 +8,7 @@ import {
   LessonProcess,
   onTerminal,
   run,
+  startServer as startServerOf,
   until,
 } from "../testing.ts";
 
@@ -15,15 +16,7 @@ const LESSON = "02_tcp_echo.ts";
 const encode = (text: string) => new TextEncoder().encode(text);
 
 /** Starts the lesson's server on a free port. */
-async function startServer(...args: string[]) {
-  const process = new LessonProcess(LESSON, [
-    "server",
-    "--host=127.0.0.1",
-    "--port=0",
-    ...args,
-  ]);
-  return { process, port: await process.port() };
-}
+const startServer = (...args: string[]) => startServerOf(LESSON, args);
 
 /** Runs the client against `port`, on `input`. */
 function runClient(port: number, input: string | Uint8Array<ArrayBuffer>) {

@@ -14,6 +14,7 @@ import {
   LessonProcess,
   onTerminal,
   run,
+  startServer as startServerOf,
 } from "../testing.ts";
 
 const LESSON = "10_framing.ts";
@@ -49,15 +50,8 @@ function writer() {
   return fake;
 }
 
-async function startServer(...args: string[]) {
-  const process = new LessonProcess(LESSON, [
-    "server",
-    "--host=127.0.0.1",
-    "--port=0",
-    ...args,
-  ]);
-  return { process, port: await process.port() };
-}
+/** Starts the lesson's server on a free port. */
+const startServer = (...args: string[]) => startServerOf(LESSON, args);
 
 /** Runs the client against `port`. */
 function runClient(

@@ -10,17 +10,16 @@ import {
   onTerminal,
   run,
   type StartOptions,
+  startServer as startServerOf,
   until,
 } from "../testing.ts";
 
 const LESSON = "12_concurrent_echo.ts";
 const hostname = "127.0.0.1";
 
-async function startServer(args: string[] = [], options: StartOptions = {}) {
-  const all = ["server", `--host=${hostname}`, "--port=0", ...args];
-  const process = new LessonProcess(LESSON, all, options);
-  return { process, port: await process.port() };
-}
+/** Starts the lesson's server on a free port. */
+const startServer = (args?: string[], options?: StartOptions) =>
+  startServerOf(LESSON, args, options);
 
 /** Whether a connection is served: what is sent comes back. */
 async function isServed(conn: Deno.TcpConn): Promise<boolean> {

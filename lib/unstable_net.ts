@@ -1,5 +1,5 @@
 /**
- * Datagrams are unstable in Deno.
+ * Datagrams are unstable in Deno, and so are shared ports.
  * This module imports nothing.
  *
  * @module
@@ -9,6 +9,7 @@
  * Says which flag is missing where there is no `Deno.listenDatagram`. TypeScript
  * does not know: to it, the function is there with and without the flag.
  *
+ * @param what What is needed of what the flag allows.
  * @throws {Error} Without `--unstable-net`.
  *
  * @example
@@ -22,9 +23,9 @@
  * Object.assign(Deno, { listenDatagram });
  * ```
  */
-export function needUnstableNet(): void {
+export function needUnstableNet(what = "Deno.listenDatagram"): void {
   if (typeof Deno.listenDatagram === "function") return;
   throw new Error(
-    "Deno.listenDatagram is unstable, run again with the --unstable-net flag",
+    `${what} is unstable, run again with the --unstable-net flag`,
   );
 }

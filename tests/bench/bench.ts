@@ -32,10 +32,10 @@ const deno = (script: string, ...flags: string[]) => [
   ...[Deno.execPath(), "run", ...flags],
   path(script),
 ];
+const LISTEN = ["server", "--host=127.0.0.1", "--port=0", "--child"];
 const lesson = (name: string, flags: string[], ...options: string[]) => [
   ...deno(`../../lessons/${name}.ts`, ...flags),
-  ...["server", "--host=127.0.0.1", "--port=0", "--quiet", "--child"],
-  ...options,
+  ...[...LISTEN, "--quiet", ...options],
 ];
 const lesson12 = (...options: string[]) =>
   lesson(
@@ -44,6 +44,21 @@ const lesson12 = (...options: string[]) =>
     ...["--drain-timeout=0", ...options],
   );
 
+const epoll = (...options: string[]) => [
+  ...deno("../../lessons/16_epoll.ts", "--allow-ffi"),
+  ...[...LISTEN, ...options],
+];
+/** Runs a program, and leaves it nowhere; empty where there is no compiler. */
+const compiled = (compiler: string[], source: string, ...options: string[]) => {
+  const script = `folder=$(mktemp -d) && source=$1 && shift &&
+    ${compiler.join(" ")} -o "$folder/server" "$source" &&
+    exec 3<"$folder/server" && rm -r "$folder" && exec /proc/self/fd/3 "$@"`;
+  const command = ["sh", "-c", script, "sh", path(source), ...options];
+  return find(compiler[0]) ? command : [""];
+};
+
+const C = "epoll in C";
+const EPOLL = "lesson 16";
 const LESSON = "lesson 12";
 const NO_GATE = "lesson 12 --no-gate";
 const NODE = "node:net in Node";
@@ -52,6 +67,12 @@ const NODE_PROGRAM = find("node") ?? "";
 
 /** How each server is started. All of them end with their standard input. */
 const SERVERS: Record<string, string[]> = {
+  [C]: compiled(["cc", "-O2"], "servers/epoll.c"),
+  [`${C}, UDP`]: compiled(["cc", "-O2"], "servers/epoll.c", "--udp"),
+  [EPOLL]: epoll(),
+  [`${EPOLL} --udp`]: epoll("--udp"),
+  "Bun": [find("bun") ?? "", path("servers/bun.mjs")],
+  "Go": compiled(["go", "build"], "servers/echo.go"),
   [LESSON]: lesson12(),
   [NO_GATE]: lesson12("--no-gate"),
   "--no-gate, IO_EVENTS=100": [
@@ -84,9 +105,9 @@ const SERVERS: Record<string, string[]> = {
   "node:dgram in Node": [NODE_PROGRAM, path("servers/node_dgram.mjs")],
 };
 
-const CONCURRENT = [LESSON, NO_GATE, "for await, readable", "pipeTo"]
+const CONCURRENT = [EPOLL, LESSON, NO_GATE, "for await, readable", "pipeTo"]
   .concat("node:net in Deno", NODE);
-const ONE_BY_ONE = [LESSON, "lesson 02", ...CONCURRENT.slice(2)];
+const ONE_BY_ONE = [EPOLL, LESSON, "lesson 02", ...CONCURRENT.slice(3)];
 
 type Options = Io & Values<typeof OPTIONS>;
 const OPTIONS = {
@@ -96,6 +117,7 @@ const OPTIONS = {
 
 /** What can be run alone, by name. */
 const PARTS: Record<string, (options: Options) => Promise<void>> = {
+  c: compareWithC,
   full_io: fullIo,
   messages: (options) =>
     compare(options, "64-byte messages, 100 connections", CONCURRENT, {
@@ -125,8 +147,8 @@ const PARTS: Record<string, (options: Options) => Promise<void>> = {
     ], { connections: 300, size: 64 * 1024 }),
   datagrams: (options) =>
     compare(options, "64-byte datagrams, 100 sockets", [
-      ...["lesson 06", "for await, datagrams", "node:dgram in Deno"],
-      "node:dgram in Node",
+      ...[`${EPOLL} --udp`, "lesson 06", "for await, datagrams"],
+      ...["node:dgram in Deno", "node:dgram in Node"],
     ], { connections: 100, size: 64, udp: true }),
   connections: manyConnections,
   fairness,
@@ -259,6 +281,11 @@ function loadGenerator({ signal }: Options, beside = false): Child & {
   });
 }
 
+/** Where a load runs that is beside the server. */
+function besideNote(): string {
+  return find("taskset") ? `, load on core ${cores()[1] ?? cores()[0]}` : "";
+}
+
 /** What one load on one server showed. */
 interface Sample {
   /** Messages in a second. */
@@ -311,6 +338,52 @@ async function sample(
     }
   }
   return samples;
+}
+
+/** What is nearest to the system calls, and how near others come to it. */
+async function compareWithC(options: Options): Promise<void> {
+  const rows: [name: string, tcp: string, udp?: string][] = [
+    [C, C, `${C}, UDP`],
+    [EPOLL, EPOLL, `${EPOLL} --udp`],
+    ["Bun", "Bun"],
+    ["Go", "Go"],
+    ["lesson 12, 06", LESSON, "lesson 06"],
+    ["Node", NODE, "node:dgram in Node"],
+  ];
+  const loads: [title: string, load: LoadKind][] = [
+    ["100 connections", { connections: 100, size: 64 }],
+    ["1000", { connections: 1000, size: 64 }],
+    ["a stream", { connections: 1, size: 64 * 1024, stream: true }],
+    ["UDP, 50 sockets", { connections: 50, size: 64, udp: true }],
+  ];
+  const columns: Map<string, string>[] = [];
+  const all = rows.flatMap(([, tcp, udp]) => udp ? [tcp, udp] : [tcp]);
+  await withServers(options, all, async (servers) => {
+    for (const [title, load] of loads) {
+      const names = rows.map(([, tcp, udp]) => load.udp ? udp : tcp);
+      const some = servers.filter(({ name }) => names.includes(name));
+      const samples = await sample(options, title, some, load, true);
+      const first = [...samples.values()][0]; // C's, if there is a compiler.
+      const ratio = (all: Sample[], of: (mine: Sample, c: Sample) => number) =>
+        median(all.map((mine, i) => of(mine, first[i]))).toFixed(2);
+      columns.push(
+        new Map([...samples].map(([name, all]) => {
+          const rate = ratio(all, (mine, c) => mine.rate / c.rate);
+          const cpu = ratio(all, (mine, c) => c.cpu / mine.cpu);
+          return [name, `${rate} (${cpu})`];
+        })),
+      );
+    }
+  });
+  const table = rows.map(([name, tcp, udp = ""]) => [
+    name,
+    ...columns.map((it, i) => it.get(loads[i][1].udp ? udp : tcp) ?? "-"),
+  ]).filter((cells) => cells.slice(1).some((cell) => cell !== "-"));
+  const title =
+    "Messages a second (and for the same time on a core), those of " +
+    `${table[0][0]} being 1${besideNote()}`;
+  const head = ["server", ...loads.map(([title]) => title)];
+  await print(options, title, formatTable(head, table));
 }
 
 /** Compares servers under one load, in a table with bars. */
@@ -389,8 +462,8 @@ async function manyConnections(options: Options): Promise<void> {
 async function fairness(options: Options): Promise<void> {
   const duration = options.time * 4; // A second, if nothing else is said.
   const title = `${duration} ms of 64-byte messages, 1000 connections` +
-    (find("taskset") ? `, load on core ${cores()[1] ?? cores()[0]}` : "");
-  const names = [LESSON, NO_GATE, "--no-gate, IO_EVENTS=100"]
+    besideNote();
+  const names = [EPOLL, LESSON, NO_GATE, "--no-gate, IO_EVENTS=100"]
     .concat("node:net in Deno", NODE);
   await withServers(options, names, async (servers) => {
     // The load is beside the server here: where they take turns on one core,
@@ -425,8 +498,8 @@ async function fairness(options: Options): Promise<void> {
 async function memory(options: Options): Promise<void> {
   const connections = Math.min(5000, maxOpenFiles() - 100);
   const title = `Memory, ${connections} idle connections, measured once`;
-  const names = [LESSON, "for await, readable", "pipeTo", "node:net in Deno"]
-    .concat(NODE);
+  const names = [EPOLL, LESSON, "for await, readable", "pipeTo"]
+    .concat("node:net in Deno", NODE);
   const rows: (string | number)[][] = [];
   await withServers(options, names, async (servers) => {
     using progress = new Progress(title, servers.length);

@@ -1,6 +1,6 @@
 /** The benchmarks run, and print what they should. No test looks at a time. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { descendants, runDeno, until } from "../testing.ts";
+import { descendants, hasProgram, runDeno, until } from "../testing.ts";
 
 const BENCH = ["run", "--allow-all", "tests/bench/bench.ts"];
 const ROOT = new URL("../../", import.meta.url);
@@ -36,8 +36,8 @@ Deno.test("the benchmarks measure every server of the parts that are named", {
   });
   assertEquals(titles, [
     ["readFull and writeFull, nanoseconds", 6],
-    ["N-byte messages, N connections", 5 + node],
-    ["N-byte datagrams, N sockets", 3 + node],
+    ["N-byte messages, N connections", 6 + node],
+    ["N-byte datagrams, N sockets", 4 + node],
     ["From start to first echo", 3 + node],
   ]);
 
@@ -45,8 +45,24 @@ Deno.test("the benchmarks measure every server of the parts that are named", {
   assertEquals([wrong.code, wrong.stdout], [2, ""]);
   assertMatch(
     wrong.stderr,
-    /^bench: unknown part "nothing", expected some of full_io, .*, start\n$/,
+    /^bench: unknown part "nothing", expected some of c, .*, start\n$/,
   );
+});
+
+Deno.test("the benchmarks compare with C, or else with lesson 16", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const args = [...BENCH, "c", "--rounds=1", "--time=10"];
+  const { code, stdout, stderr } = await runDeno(args);
+  assertEquals([code, stderr], [0, ""]);
+  const [[title, rows]] = [...tables(stdout)];
+  const first = await hasProgram("cc") ? "epoll in C" : "lesson 16";
+  assert(title.includes(`those of ${first} being 1`), title);
+  assertEquals(rows[0], [first, ...new Array(4).fill("1.00 (1.00)")]);
+  const lesson16 = rows.find(([name]) => name === "lesson 16")!;
+  for (const cell of lesson16.slice(1)) {
+    assertMatch(cell, /^\d+\.\d\d \(\d+\.\d\d\)$/);
+  }
 });
 
 Deno.test("the benchmarks say what they lack", async () => {

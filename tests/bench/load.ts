@@ -65,8 +65,9 @@ const { symbols } = Deno.dlopen("libc.so.6", {
   epoll_create1: { parameters: ["i32"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
-  recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
-  send: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
+  // Not usize and isize, which would cost more: lesson 16.
+  recv: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
+  send: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   __errno_location: { parameters: [], result: "pointer" },
 });
@@ -76,8 +77,8 @@ const errno = new Int32Array(
 const libc = openLibc();
 
 /** The result of a call, or -1 where it would have to wait. */
-function check(call: string, result: number | bigint): number {
-  if (result >= 0) return Number(result);
+function check(call: string, result: number): number {
+  if (result >= 0) return result;
   if (errno[0] === EAGAIN) return -1;
   throw new Error(`${call}: errno ${errno[0]}`);
 }
@@ -108,7 +109,7 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
       const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
       const sent = check(
         "send",
-        symbols.send(sockets[id].fd, rest, BigInt(rest.length), flags),
+        symbols.send(sockets[id].fd, rest, rest.length, flags),
       );
       if (sent < 0) {
         if (!isBlocked[id]) watch(EPOLL_CTL_MOD, id, EPOLLIN | EPOLLOUT);
@@ -129,10 +130,9 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
 
   /** Takes what has come; behind a whole echo it sends the next message. */
   const receive = (id: number) => {
-    const length = BigInt(buffer.length);
     const count = check(
       "recv",
-      symbols.recv(sockets[id].fd, buffer, length, MSG_DONTWAIT),
+      symbols.recv(sockets[id].fd, buffer, buffer.length, MSG_DONTWAIT),
     );
     if (count < 0) return;
     if (count === 0) throw new Error("the server has closed a connection");
@@ -149,8 +149,8 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
     sockets.push(socket);
     socket.connect({ hostname: "127.0.0.1", port });
     // One byte, and its echo: now it has been accepted, which does not count.
-    check("send", symbols.send(socket.fd, message, 1n, MSG_NOSIGNAL));
-    check("recv", symbols.recv(socket.fd, buffer, 1n, 0));
+    check("send", symbols.send(socket.fd, message, 1, MSG_NOSIGNAL));
+    check("recv", symbols.recv(socket.fd, buffer, 1, 0));
     watch(EPOLL_CTL_ADD, id, EPOLLIN);
   }
 

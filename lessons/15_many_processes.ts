@@ -1,0 +1,242 @@
+/**
+ * @title Many processes: one port, and every core
+ * @difficulty advanced
+ * @tags tcp, server, processes, SO_REUSEPORT, EADDRINUSE, ECONNRESET
+ * @run deno run --allow-net --allow-run=deno --unstable-net lessons/15_many_processes.ts
+ * @run deno run --allow-net --allow-run=deno --unstable-net lessons/15_many_processes.ts server
+ * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_REUSEPORT
+ * @resource {https://lwn.net/Articles/542629/} The SO_REUSEPORT socket option: why it was made
+ * @see 09_time_wait.ts
+ * @see 12_concurrent_echo.ts
+ * @see 16_epoll.ts
+ *
+ * One process of Deno serves from one core. Here several processes listen on the
+ * same port, and the kernel deals the connections out to them. A server answers
+ * each line with the number of its process, so that one sees who it is. The demo
+ * connects 40 times to two processes. Then one of them crashes.
+ *
+ * What to look at:
+ * - `reusePort: true`, in `serve()`. All who listen on the port must say it. For
+ *   whoever does not, the port is taken (EADDRINUSE).
+ * - `server()` serves nobody. It starts the processes, and starts one again that
+ *   was killed or has crashed. One that was told to end stays away.
+ * - The crash. Who had sent something that was not read yet gets ECONNRESET. The
+ *   clients of the other process do not notice. New ones all go to the other
+ *   process, for the kernel sees at once that a listener is gone.
+ * - What it is not: nobody is moved. A connection stays with the process that has
+ *   it, also when that one has too much to do and the others have nothing.
+ *   The kernel looks at the addresses only (a hash of them), not at who is free. So
+ *   the parts are about equal if there are many connections.
+ * - Memory is not shared either. What one process knows, the others do not.
+ *
+ * | here | Linux system calls (`strace -f`) |
+ * |---|---|
+ * | `Deno.listen` with `reusePort` | `socket`, `setsockopt(SO_REUSEPORT)`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen` |
+ * | `spawnDeno` | `clone`, `execve` |
+ * | the crash | `exit_group`; the kernel closes all that is open |
+ *
+ * Try it:
+ * - `deno task many_processes server`, and in some more terminals
+ *   `nc 127.0.0.1 9527`: type a line, and `crash`.
+ * - `deno task many_processes server --processes 1` in two terminals: they need
+ *   nothing of each other. End one by Ctrl+C.
+ * - `deno task tcp_echo server` beside them: EADDRINUSE.
+ *
+ * Beyond the tutorial. Its SO_REUSEADDR is another option: it is about a port
+ * that somebody has had (lesson 09), not one that somebody has. On Linux only
+ * processes of the same user share a port, so that nobody can take a part of
+ * another one's connections.
+ *
+ * What is still missing: whoever is in the queue of a process that ends, not yet
+ * accepted, is reset too. A server that must not lose anybody when it is started
+ * anew hands its listener on, or has another program in front of it. And each
+ * process costs as much memory as a whole Deno, some 40 MB.
+ *
+ * @module
+ */
+
+import { isConnectionLost } from "../lib/connection_lost.ts";
+import { announce, outcomeOf } from "../lib/describe.ts";
+import { writeFull } from "../lib/full_io.ts";
+import { forkServer } from "../lib/harness/child.ts";
+import {
+  demoOptions,
+  mode,
+  serverOptions,
+} from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
+import { readLines } from "../lib/lines.ts";
+import { needUnstableNet } from "../lib/unstable_net.ts";
+
+const encode = (text: string) => new TextEncoder().encode(text);
+const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+
+/** What it takes to fork one of the processes. */
+const one = (host: string, port: number) => ({
+  url: import.meta.url,
+  flags: ["--allow-net", "--unstable-net"],
+  args: { host, port, processes: 1 },
+});
+
+/** Keeps so many processes running, which all listen on the same port. */
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  processes = 2,
+  onListen = announce,
+  print = console.log as (line: string) => unknown,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
+  needUnstableNet("reusePort");
+  if (processes === 1) return await serve(hostname, port, onListen);
+
+  // This one only holds the port, which the kernel may have chosen, until the
+  // processes have it. A listener that accepts nobody must not stay: the kernel
+  // would deal connections to it as well.
+  using holder = Deno.listen({ hostname, port, reusePort: true });
+  const { addr } = holder;
+  const command = { ...one(hostname, addr.port), print: () => {}, report };
+  let started = 0;
+  const keepOne = async (): Promise<number> => {
+    let isReady = false;
+    const status = await forkServer(command, () => {
+      isReady = true;
+      if (++started === processes) {
+        holder.close();
+        onListen(addr);
+      }
+      return Promise.resolve();
+    });
+    // 0: it was told to end. And one that could not listen will not be able to.
+    if (status === 0 || !isReady) return status;
+    await print(`a process has ended with ${status}, another one is started`);
+    return keepOne();
+  };
+  const all = Array.from({ length: processes }, keepOne);
+  return Math.max(...await Promise.all(all));
+}
+
+/** Serves the clients whom the kernel gives to this process. */
+async function serve(
+  hostname: string,
+  port: number,
+  onListen: typeof announce,
+): Promise<never> {
+  using listener = Deno.listen({ hostname, port, reusePort: true });
+  onListen(listener.addr);
+  for (;;) {
+    try {
+      answer(await listener.accept()); // Not waited for: lesson 12.
+    } catch (error) {
+      if (!isConnectionLost(error)) throw error;
+    }
+  }
+}
+
+/** Answers each line with the number of the process that has read it. */
+async function answer(conn: Deno.TcpConn): Promise<void> {
+  try {
+    using _ = conn;
+    for await (const line of readLines(conn)) {
+      const text = decode(line);
+      await writeFull(conn, encode(`${Deno.pid}: ${text}`));
+      if (text === "crash\n") crash();
+    }
+  } catch (error) {
+    if (!isConnectionLost(error)) throw error;
+  }
+}
+
+/** Has too much to do for a while, and then ends in the middle of it. */
+function crash(): never {
+  const end = performance.now() + 500;
+  while (performance.now() < end);
+  Deno.exit(1);
+}
+
+/** Two processes, many clients, and a crash. */
+export async function demo({
+  hostname = "127.0.0.1",
+  port = 0,
+  connections = 40,
+  print = console.log as (line: string) => unknown,
+  report = console.error as (error: unknown) => unknown,
+} = {}): Promise<number> {
+  needUnstableNet("reusePort");
+  let isDone = false;
+  const first = { ...one(hostname, port), print, report };
+  await forkServer(first, async (port, stop) => {
+    const second = { ...one(hostname, port), print, report };
+    await forkServer(second, async (_, stopSecond) => {
+      const listen = () => Deno.listen({ hostname, port }).close();
+      await print(`without reusePort: ${await outcomeOf(listen)}\n`);
+      await print(await watchCrash({ hostname, port }, connections));
+      isDone = true;
+      stopSecond();
+    });
+    stop();
+  });
+  return isDone ? 0 : 1; // It is no failure that one has crashed.
+}
+
+/** Connects, lets the process of the first client crash, and connects again. */
+async function watchCrash(address: Deno.ConnectOptions, connections: number) {
+  const connectAll = () =>
+    Promise.all(Array.from({ length: connections }, () => connect(address)));
+  const clients = await connectAll();
+  await clients[0].ask("crash");
+  const outcomes = await Promise.all(
+    clients.map(({ ask }) => outcomeOf(() => ask("still there?"))),
+  );
+  const later = await connectAll();
+  for (const { conn } of [...clients, ...later]) conn.close();
+
+  const processes = new Set(clients.map(({ process }) => process));
+  const rows = Array.from(processes, (mine) => {
+    const theirs = outcomes.filter((_, i) => clients[i].process === mine);
+    const words = theirs.map((it) => it === mine ? "answered" : it);
+    const news = later.filter(({ process }) => process === mine);
+    return [mine, theirs.length, [...new Set(words)].join(", "), news.length];
+  });
+  const head = ["process", "connections", "when one crashes", "new ones"];
+  return formatTable(head, rows);
+}
+
+/** A client, and the process that has it. */
+async function connect(address: Deno.ConnectOptions) {
+  const conn = await Deno.connect(address);
+  const answers = readLines(conn);
+  const ask = async (text: string) => {
+    await writeFull(conn, encode(`${text}\n`));
+    const { value } = await answers.next();
+    return value ? decode(value).split(":")[0] : "end of stream";
+  };
+  return { conn, ask, process: await ask("who is there?") };
+}
+
+if (import.meta.main) {
+  const flags = ["--allow-net", "--allow-run=deno", "--unstable-net"];
+  const connections = { default: 40, min: 1, max: 1000, help: "how many" };
+  const processes = { default: 2, min: 1, max: 64, help: "1: only this one" };
+
+  await runLesson({
+    url: import.meta.url,
+    title: "Many processes: one port, and every core",
+    modes: {
+      demo: mode({
+        help: "two processes, many clients, and a crash",
+        flags,
+        options: { ...demoOptions, connections },
+        run: demo,
+      }),
+      server: mode({
+        help: "processes that share a port, and answer each line",
+        flags,
+        options: { ...serverOptions, processes },
+        show: "trace", // stage
+        run: server,
+      }),
+    },
+  });
+}

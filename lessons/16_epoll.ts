@@ -1,0 +1,404 @@
+/**
+ * @title The event loop itself: epoll, in C's own calls
+ * @difficulty advanced
+ * @tags tcp, udp, server, epoll, event loop, FFI, backpressure, EMFILE, recvmmsg
+ * @run deno run --allow-net --allow-ffi --allow-run=deno,strace lessons/16_epoll.ts
+ * @run deno run --allow-ffi lessons/16_epoll.ts server
+ * @resource {https://man7.org/linux/man-pages/man7/epoll.7.html} epoll(7): how one thread waits for many sockets
+ * @resource {https://man7.org/linux/man-pages/man2/accept.2.html} accept4(2): EAGAIN, EMFILE
+ * @resource {https://man7.org/linux/man-pages/man2/recvmmsg.2.html} recvmmsg(2): many datagrams in one call
+ * @resource {https://docs.deno.com/runtime/fundamentals/ffi/} Deno: calls of C functions (FFI)
+ * @see 12_concurrent_echo.ts
+ * @see 06_udp_echo.ts
+ * @see 15_many_processes.ts
+ *
+ * The echo server of lesson 12, without Deno's sockets. Lesson 12 writes `await
+ * conn.read()`, and Deno waits for all clients at once. This lesson is how that
+ * is done: one thread, non-blocking sockets, and one call that waits for all of
+ * them, `epoll_wait`. The server makes the calls that a server in C makes, in the
+ * same order, and it is about as fast. `server --udp` echoes datagrams, up to 64 of
+ * them with one call. The demo puts the same load on this server and on lesson
+ * 12's.
+ *
+ * What to look at:
+ * - The loop at the end of `server()`. `epoll_wait` says which sockets have
+ *   something. Each of them gets one `recv` and one `send`, then the next one has
+ *   its turn. So nobody is left out.
+ * - No call on a socket waits. One that would have to wait fails with EAGAIN.
+ * - `write()`: what `send` did not take is kept, and nothing more is read from that
+ *   client until it is sent. So a client that does not read costs 256 KiB at most,
+ *   and its end of stream is not read before it has had its echo.
+ * - An idle client costs a number in the kernel, and nothing here.
+ * - The waiting. A call that waits stops all else that Deno does: timers,
+ *   promises, signals. So this thread waits 10 ms at most, and after 10 ms of work
+ *   it lets Deno have a turn. When nobody speaks, another thread does the waiting,
+ *   and none of them uses the processor. The price: a turn every 10 ms costs 1 % of
+ *   the messages (every 1 ms: 3 %), and a message after a silence comes 0.1 ms later.
+ * - The types of the calls: `i32`, `u32` and `buffer` only. For them V8 makes a fast
+ *   call, 10 ns. `recv` with a `usize` and an `isize`, as C declares it, takes
+ *   20 ns with bigints, and 90 ns if the size is given as a number: then the whole
+ *   server has 0.8 of its speed. That u32 is right here has two reasons: sizes are
+ *   small, and on x86-64 and arm64 what writes the lower half of a register
+ *   clears the upper half.
+ * - The memory. A call gets a pointer into a buffer, and V8 does not know for how
+ *   long C uses it. Here each buffer belongs to `server()`, which does not end.
+ *   Pointers inside a struct keep nothing alive: see `datagramEcho()`.
+ *   `--allow-ffi` is as good as all permissions: a wrong length writes anywhere.
+ *
+ * | here | Linux system calls (`strace`) |
+ * |---|---|
+ * | `libc.socket`, `libc.bind`, ... | the call of that name |
+ * | `libc.recv`, `libc.send` | `recvfrom`, `sendto`, without an address |
+ * | `libc.epoll_wait` | `epoll_wait`; on arm64 `epoll_pwait` |
+ * | `libc.inet_pton`, `libc.strerror` | none: they only compute |
+ *
+ * Try it:
+ * - `deno task epoll`: both servers make the same system calls. What differs
+ *   is how much is between them. (The load is a program of Deno's, and takes most
+ *   of the time. `deno task bench c` measures the servers alone.)
+ * - `deno task epoll server`, and in another terminal
+ *   `deno task concurrent_echo client --clients 1000`.
+ * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno task epoll server`,
+ *   and in another terminal `nc 127.0.0.1 9527`: type lines. Behind each echo one
+ *   thread waits for 10 ms, then another one without an end. The `epoll_wait` on
+ *   descriptor 3 is Deno's own.
+ * - `deno task epoll server --udp`, and `deno task udp_echo client`.
+ *
+ * The tutorial's server makes the same calls on sockets that block. Its `accept`
+ * and its `read` wait for one client, and all others wait with it.
+ *
+ * What is still missing: what lesson 12 has beyond this (an idle timeout, a limit,
+ * the end in good order), IPv6 and names of hosts, and a second core: lesson 15. A
+ * program that does something else as well gives this server a Worker or
+ * a process of its own. It runs on Linux only.
+ *
+ * @module
+ */
+
+import { announce, describeError, formatAddress } from "../lib/describe.ts";
+import { textLines } from "../lib/harness/child.ts";
+import {
+  demoOptions,
+  mode,
+  serverOptions,
+} from "../lib/harness/command_line.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
+import { formatTable } from "../lib/harness/table.ts";
+import { type LoadOptions, putLoad } from "../lib/load.ts";
+import { WITHOUT_LD } from "../lib/plain_env.ts";
+
+/** A call of C's whose parameters are these, and whose result is an `int`. */
+const int = <const P extends Deno.NativeType[]>(...parameters: P) =>
+  ({ parameters, result: "i32" }) as const;
+
+const CALLS = {
+  socket: int("i32", "i32", "i32"),
+  inet_pton: int("i32", "buffer", "buffer"),
+  setsockopt: int("i32", "i32", "i32", "buffer", "u32"),
+  bind: int("i32", "buffer", "u32"),
+  listen: int("i32", "i32"),
+  getsockname: int("i32", "buffer", "buffer"),
+  epoll_create1: int("i32"),
+  epoll_ctl: int("i32", "i32", "i32", "buffer"),
+  epoll_wait: int("i32", "buffer", "i32", "i32"),
+  // The same call, made on another thread: it returns a promise.
+  epoll_wait_aside: {
+    ...int("i32", "buffer", "i32", "i32"),
+    name: "epoll_wait",
+    nonblocking: true,
+  },
+  accept4: int("i32", "buffer", "buffer", "i32"),
+  // C has size_t and ssize_t here, of 64 bits. Why not usize and isize: see above.
+  recv: int("i32", "buffer", "u32", "i32"),
+  send: int("i32", "buffer", "u32", "i32"),
+  recvmmsg: int("i32", "buffer", "u32", "i32", "buffer"),
+  sendmmsg: int("i32", "buffer", "u32", "i32"),
+  close: int("i32"),
+  strerror: { parameters: ["i32"], result: "pointer" },
+  __errno_location: { parameters: [], result: "pointer" },
+} as const;
+type Libc = Deno.DynamicLibrary<typeof CALLS>["symbols"];
+
+const [AF_INET, SOCK_STREAM, SOCK_DGRAM] = [2, 1, 2];
+const [SOCK_NONBLOCK, SOCK_CLOEXEC] = [0o4000, 0o2000000];
+const [SOL_SOCKET, SO_REUSEADDR] = [1, 2];
+const [IPPROTO_TCP, TCP_NODELAY] = [6, 1];
+const [EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT] = [1, 3, 1, 4];
+const [MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN] = [0x40, 0x4000, 11];
+
+/** A `struct epoll_event` in words of 32 bits, and which of them is its data. */
+const [EVENT, DATA] = Deno.build.arch === "x86_64" ? [3, 1] : [4, 2];
+/** How many events epoll_wait(2) returns at most. */
+const EVENTS = 512;
+/** How long the rest of Deno may have to wait, in milliseconds. */
+const TURN = 10;
+/** How long nobody is accepted when there is no descriptor, in milliseconds. */
+const PAUSE = 100;
+/** How many datagrams one call takes at most, and how large one may be. */
+const [BATCH, LARGEST] = [64, 64 * 1024];
+
+/** Echoes all clients at once. It has this thread for itself, and never ends. */
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  udp = false,
+  onListen = announce,
+} = {}): Promise<void> {
+  if (Deno.build.os !== "linux") {
+    throw new Deno.errors.NotSupported("epoll(7) is a part of Linux");
+  }
+  using open = new DisposableStack();
+  const library = Deno.dlopen("libc.so.6", CALLS);
+  open.defer(() => library.close());
+  const libc = library.symbols;
+  // errno stays in one place, and is read there: a call could change it.
+  const errno = new Int32Array(
+    Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
+  );
+  const check = (call: string, result: number) => {
+    if (result >= 0) return result;
+    const text = Deno.UnsafePointerView.getCString(libc.strerror(errno[0])!);
+    throw new Error(`${call}: ${text}`);
+  };
+
+  // A struct sockaddr_in: family, port, address, eight zeros.
+  const name = new Uint8Array(16);
+  const view = new DataView(name.buffer);
+  const text = new TextEncoder().encode(`${hostname}\0`);
+  if (libc.inet_pton(AF_INET, text, name.subarray(4)) !== 1) {
+    throw new TypeError(`Not an IPv4 address: ${hostname}`);
+  }
+  name[0] = AF_INET;
+  view.setUint16(2, port); // In network byte order: lesson 05.
+
+  const type = udp ? SOCK_DGRAM : SOCK_STREAM | SOCK_NONBLOCK;
+  const listener = libc.socket(AF_INET, type | SOCK_CLOEXEC, 0);
+  check("socket", listener);
+  open.defer(() => libc.close(listener));
+  if (!udp) {
+    const on = new Int32Array([1]);
+    libc.setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, on, 4);
+    // Whoever is accepted has it as well.
+    libc.setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, on, 4);
+  }
+  const address = formatAddress({ hostname, port });
+  check(`bind ${address}`, libc.bind(listener, name, name.length));
+  if (!udp) check("listen", libc.listen(listener, 4096));
+  libc.getsockname(listener, name, new Uint32Array([name.length]));
+  const bound = view.getUint16(2);
+
+  // An epoll is a set of descriptors, each with what is asked about it.
+  const epoll = check("epoll_create1", libc.epoll_create1(SOCK_CLOEXEC));
+  open.defer(() => libc.close(epoll));
+  const event = new Int32Array(EVENT);
+  const watch = (how: number, fd: number, events: number) => {
+    event[0] = events;
+    event[DATA] = fd; // It comes back with the event.
+    check("epoll_ctl", libc.epoll_ctl(epoll, how, fd, event));
+  };
+  watch(EPOLL_CTL_ADD, listener, EPOLLIN);
+  onListen({ hostname, port: bound, transport: "tcp" });
+
+  const accept = () => {
+    const flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+    let fd: number;
+    while ((fd = libc.accept4(listener, null, null, flags)) >= 0) {
+      watch(EPOLL_CTL_ADD, fd, EPOLLIN);
+    }
+    if (errno[0] === EAGAIN) return; // That was everybody.
+    // No descriptor is left (EMFILE), and somebody still waits. epoll_wait would
+    // say so at once, again and again. So it is not asked for a while.
+    watch(EPOLL_CTL_MOD, listener, 0);
+    setTimeout(() => watch(EPOLL_CTL_MOD, listener, EPOLLIN), PAUSE);
+  };
+
+  // One for all clients, so it may be large.
+  const buffer = new Uint8Array(256 * 1024);
+  const unsent = new Map<number, Uint8Array<ArrayBuffer>>();
+  const hangUp = (fd: number) => {
+    unsent.delete(fd);
+    libc.close(fd); // This takes it out of the epoll.
+  };
+  const read = (fd: number) => {
+    const count = libc.recv(fd, buffer, buffer.length, 0);
+    if (count > 0) write(fd, buffer, count);
+    else if (count === 0 || errno[0] !== EAGAIN) hangUp(fd);
+  };
+  const write = (fd: number, data: Uint8Array<ArrayBuffer>, size: number) => {
+    const count = libc.send(fd, data, size, MSG_NOSIGNAL);
+    const wasWaiting = data !== buffer;
+    if (count === size) {
+      if (!wasWaiting) return;
+      unsent.delete(fd);
+      watch(EPOLL_CTL_MOD, fd, EPOLLIN);
+    } else if (count >= 0 || errno[0] === EAGAIN) {
+      // The client does not take its echo. Keep the rest, and ask when there is
+      // room for it. Until then nothing more is read from this client.
+      unsent.set(fd, data.slice(Math.max(count, 0), size));
+      if (!wasWaiting) watch(EPOLL_CTL_MOD, fd, EPOLLOUT);
+    } else hangUp(fd);
+  };
+  const welcome = udp ? datagramEcho(libc, listener, bound) : accept;
+
+  const events = new Int32Array(EVENTS * EVENT);
+  const serve = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      const fd = events[i * EVENT + DATA];
+      const rest = unsent.get(fd);
+      if (fd === listener) welcome();
+      else if (rest === undefined) read(fd);
+      else write(fd, rest, rest.length);
+    }
+  };
+  for (;;) {
+    // This blocks the thread, and with it all else that Deno does.
+    const end = performance.now() + TURN;
+    let count: number;
+    do {
+      count = libc.epoll_wait(epoll, events, EVENTS, TURN);
+      serve(count);
+    } while (count > 0 && performance.now() < end);
+    // So then another thread waits: not at all when there is much to do, and
+    // else for as long as nobody says anything.
+    const timeout = count > 0 ? 0 : -1;
+    serve(await libc.epoll_wait_aside(epoll, events, EVENTS, timeout));
+  }
+}
+
+/** Makes the function that takes the datagrams that are there, and echoes them. */
+function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
+  // The structs point at each other: mmsghdr at iovec and sockaddr_in, iovec at
+  // the data. All are in one piece of memory, so that none goes before another.
+  const [parts, names, data] = [BATCH * 64, BATCH * 80, BATCH * 96];
+  const memory = new ArrayBuffer(data + BATCH * LARGEST);
+  const start = Deno.UnsafePointer.value(Deno.UnsafePointer.of(memory));
+  const view = new DataView(memory);
+  const setPointer = (offset: number, target: number) =>
+    view.setBigUint64(offset, start + BigInt(target), true);
+  const setLength = (i: number, length: number) =>
+    view.setUint32(parts + i * 16 + 8, length, true); // iov_len
+  for (let i = 0; i < BATCH; i++) {
+    setPointer(i * 64, names + i * 16); // msg_name
+    view.setUint32(i * 64 + 8, 16, true); // msg_namelen
+    setPointer(i * 64 + 16, parts + i * 16); // msg_iov
+    view.setUint32(i * 64 + 24, 1, true); // msg_iovlen
+    setPointer(parts + i * 16, data + i * LARGEST); // iov_base
+    setLength(i, LARGEST);
+  }
+  return () => {
+    const count = libc.recvmmsg(socket, memory, BATCH, MSG_DONTWAIT, null);
+    for (let i = 0; i < count; i++) {
+      setLength(i, view.getUint32(i * 64 + 56, true)); // msg_len
+      // A forged sender with this server's port: its echo would come back here,
+      // for ever (lesson 06). To port 0 nothing can be sent.
+      const port = names + i * 16 + 2;
+      if (view.getUint16(port) === bound) view.setUint16(port, 0);
+    }
+    for (let done = 0; done < count;) {
+      const rest = new Uint8Array(memory, done * 64);
+      const sent = libc.sendmmsg(socket, rest, count - done, 0);
+      done += Math.max(sent, 1); // One that cannot be sent is lost.
+    }
+    for (let i = 0; i < count; i++) setLength(i, LARGEST);
+  };
+}
+
+/** Puts the same load on this server and on lesson 12's, one after the other. */
+export async function demo({
+  hostname = "127.0.0.1",
+  port = 0,
+  clients = 100,
+  duration = 1000,
+  print = console.log as (line: string) => unknown,
+} = {}): Promise<void> {
+  const rows: (string | number)[][] = [];
+  for (const [name, flag] of SERVERS) {
+    // In a copy this needs lesson 12 beside it.
+    const { href } = new URL(`${name}.ts`, import.meta.url);
+    const args = ["run", flag, href, "server", "--child"];
+    args.push(`--host=${hostname}`, `--port=${port}`);
+    const load = { hostname, clients };
+    const { rate } =
+      (await serveLoad({ ...load, duration }, "deno", args)).report;
+    rows.push([name, Math.round(rate), await countCalls(load, args)]);
+  }
+  const head = ["server", "messages/s", "system calls for a message"];
+  await print(formatTable(head, rows));
+}
+
+const SERVERS = [
+  ["16_epoll", "--allow-ffi"],
+  ["12_concurrent_echo", "--allow-net"],
+];
+
+/** Runs a server for as long as the load takes. */
+async function serveLoad(load: LoadOptions, program: string, args: string[]) {
+  const { stdin, stdout, stderr, status } = new Deno.Command(program, {
+    args,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    env: WITHOUT_LD,
+  }).spawn();
+  const errors = new Response(stderr).text();
+  const { value: ready } = await textLines(stdout).next();
+  if (ready === undefined) throw new Error(await errors);
+  const port = Number(ready.split(":").at(-1));
+  const report = await putLoad({ ...load, port });
+  await stdin.close(); // With --child that ends it.
+  await status;
+  return { report, errors: await errors };
+}
+
+/** Lets strace(1) count, and divides by the number of messages. */
+async function countCalls(load: LoadOptions, args: string[]) {
+  const options = ["-fce", "trace=/^(recv|send|epoll_p?wait)", "deno", ...args];
+  try {
+    const { report, errors } = await serveLoad(
+      { ...load, messages: 20 },
+      "strace",
+      options,
+    );
+    const lines = errors.matchAll(/^(?: *[\d.]+){3} +(\d\d+).* (\w+)$/gm);
+    return Array.from(
+      lines,
+      ([, count, name]) =>
+        `${name} ${(Number(count) / report.messages).toFixed(2)}`,
+    ).join(", ");
+  } catch (error) {
+    return `(${describeError(error)})`;
+  }
+}
+
+if (import.meta.main) {
+  await runLesson({
+    url: import.meta.url,
+    title: "The event loop itself: epoll, in C's own calls",
+    modes: {
+      demo: mode({
+        help: "the same load on this server and on lesson 12's",
+        flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,strace"],
+        options: {
+          ...demoOptions,
+          clients: {
+            default: 100,
+            min: 1,
+            max: 10_000,
+            help: "how many at once",
+          },
+          duration: { default: 1000, min: 1, help: "ms of the load on each" },
+        },
+        run: demo,
+      }),
+      server: mode({
+        help: "echoes what clients send, all at once",
+        flags: ["--allow-ffi"],
+        options: {
+          ...serverOptions,
+          udp: { default: false, help: "datagrams, many in one system call" },
+        },
+        run: server,
+      }),
+    },
+  });
+}

@@ -82,12 +82,7 @@ import { isConnectionLost } from "../lib/connection_lost.ts";
 import { announce } from "../lib/describe.ts";
 import { writeFull, type Writer } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  clientOptions,
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 
 const NEWLINE = 0x0a;
@@ -128,20 +123,16 @@ export async function client({
   try {
     using conn = await Deno.connect({ hostname, port });
     await writeFull(conn, encode(`${message}\n`));
-    const reply = await readOnce(conn);
-    await writeFull(output, reply);
-    if (reply.at(-1) !== NEWLINE) await writeFull(output, encode("\n"));
+
+    // One read again, in the hope that it is all of the reply.
+    const buffer = new Uint8Array(1024);
+    const count = await conn.read(buffer);
+    if (count === null) throw new Error("read failed!: End of stream");
+    await writeFull(output, buffer.subarray(0, count));
+    if (buffer[count - 1] !== NEWLINE) await writeFull(output, encode("\n"));
   } finally {
     await writeFull(output, encode("client done!!\n"));
   }
-}
-
-/** One read again, in the hope that it is all of the reply. */
-async function readOnce(conn: Deno.TcpConn) {
-  const buffer = new Uint8Array(1024);
-  const count = await conn.read(buffer);
-  if (count !== null) return buffer.subarray(0, count);
-  throw new Deno.errors.UnexpectedEof("read failed!: End of stream");
 }
 
 /** Forks the server, and runs the clients in turn, as the tutorial does. */
@@ -153,57 +144,45 @@ export async function demo({
   message = "hello,hello",
   output = Deno.stdout as Writer,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
 } = {}): Promise<number> {
   const args = { host: hostname, port, backlog, connections };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
-  return await forkServer({ url, flags, args, print, report }, async (port) => {
+  return await forkServer({ url, args, print }, async (port) => {
     for (let i = 0; i < connections; i++) {
       await client({ hostname, port, message, output });
     }
   });
 }
 
-const SERVER_FLAGS = ["--allow-net"];
-
 if (import.meta.main) {
-  const backlog = {
-    default: 3,
-    max: 2 ** 31 - 1,
-    help: "length of listen(2)'s queue",
-  };
+  const backlog = { default: 3, max: 2 ** 31 - 1, help: "listen(2)'s queue" };
   const connections = { default: 0, help: "how many to serve, 0: no limit" };
   const clients = { default: 2, min: 1, help: "how many clients, in turn" };
   const message = { default: "hello,hello", help: "sent with a newline" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "TCP hello: one message, one reply",
-    modes: {
-      demo: mode({
-        help: "a server process, and clients in turn",
-        flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, backlog, connections: clients, message },
-        show: "diagram", // stage
-        last: "client done!!",
-        run: demo,
-      }),
-      server: mode({
-        help: "answers each client's first read, one client at a time",
-        flags: SERVER_FLAGS,
-        options: { ...serverOptions, backlog, connections },
-        show: "trace", // stage
-        run: server,
-      }),
-      client: mode({
-        help: "sends one message, and reads once",
-        flags: ["--allow-net"],
-        options: { ...clientOptions, message },
-        show: "trace", // stage
-        last: "client done!!",
-        run: client,
-      }),
+  await runLesson(import.meta.url, "TCP hello: one message, one reply", {
+    demo: {
+      help: "a server process, and clients in turn",
+      flags: ["--allow-net", "--allow-run=deno"],
+      options: { ...common.demo, backlog, connections: clients, message },
+      show: "diagram", // stage
+      last: "client done!!",
+      run: demo,
+    },
+    server: {
+      help: "answers each client's first read, one client at a time",
+      flags: ["--allow-net"],
+      options: { ...common.server, backlog, connections },
+      show: "trace", // stage
+      run: server,
+    },
+    client: {
+      help: "sends one message, and reads once",
+      flags: ["--allow-net"],
+      options: { ...common.client, message },
+      show: "trace", // stage
+      last: "client done!!",
+      run: client,
     },
   });
 }

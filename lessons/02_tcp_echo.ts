@@ -70,12 +70,7 @@ import { isConnectionLost } from "../lib/connection_lost.ts";
 import { announce } from "../lib/describe.ts";
 import { readFull, writeFull, type Writer } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  clientOptions,
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { askLines, hasInput } from "../lib/lines.ts";
 
@@ -151,13 +146,11 @@ export async function demo({
   script = false,
   output = Deno.stdout as Writer,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
 } = {}): Promise<number> {
   const isAsked = !script && await hasInput();
   const args = { host: hostname, port, backlog, connections };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
-  return await forkServer({ url, flags, args, print, report }, async (port) => {
+  return await forkServer({ url, args, print }, async (port) => {
     for (let i = 0; i < connections; i++) {
       const lines = isAsked ? undefined : BUILT_IN[i]?.map(encode) ?? [];
       await client({ hostname, port, lines, output });
@@ -165,45 +158,35 @@ export async function demo({
   });
 }
 
-const SERVER_FLAGS = ["--allow-net"];
-
 if (import.meta.main) {
-  const backlog = {
-    default: 3,
-    max: 2 ** 31 - 1,
-    help: "length of listen(2)'s queue",
-  };
+  const backlog = { default: 3, max: 2 ** 31 - 1, help: "listen(2)'s queue" };
   const connections = { default: 2, help: "how many to serve, 0: no limit" };
   const clients = { default: 2, min: 1, help: "how many clients, in turn" };
   const script = { default: false, help: "send built-in lines, read no input" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "TCP echo: full reads and full writes",
-    modes: {
-      demo: mode({
-        help: "a server process, and clients in turn on standard input",
-        flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, backlog, connections: clients, script },
-        show: "diagram", // stage
-        last: "client done!!",
-        run: demo,
-      }),
-      server: mode({
-        help: "echoes what clients send, one client at a time",
-        flags: SERVER_FLAGS,
-        options: { ...serverOptions, backlog, connections },
-        show: "trace", // stage
-        run: server,
-      }),
-      client: mode({
-        help: "sends the lines of standard input, up to q or Q",
-        flags: ["--allow-net"],
-        options: clientOptions,
-        show: "trace", // stage
-        last: "client done!!",
-        run: client,
-      }),
+  await runLesson(import.meta.url, "TCP echo: full reads and full writes", {
+    demo: {
+      help: "a server process, and clients in turn on standard input",
+      flags: ["--allow-net", "--allow-run=deno"],
+      options: { ...common.demo, backlog, connections: clients, script },
+      show: "diagram", // stage
+      last: "client done!!",
+      run: demo,
+    },
+    server: {
+      help: "echoes what clients send, one client at a time",
+      flags: ["--allow-net"],
+      options: { ...common.server, backlog, connections },
+      show: "trace", // stage
+      run: server,
+    },
+    client: {
+      help: "sends the lines of standard input, up to q or Q",
+      flags: ["--allow-net"],
+      options: common.client,
+      show: "trace", // stage
+      last: "client done!!",
+      run: client,
     },
   });
 }

@@ -63,7 +63,6 @@
  */
 
 import { formatAddress, outcomeOf } from "../lib/describe.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -221,16 +220,12 @@ function openUdp(open: DisposableStack) {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Addresses: who is where, and who decides",
-    modes: {
-      demo: mode({
-        help: "one table for each question",
-        flags: ["--allow-net", "--allow-ffi", "--unstable-net"],
-        options: {},
-        run: demo,
-      }),
+  await runLesson(import.meta.url, "Addresses: who is where, and who decides", {
+    demo: {
+      help: "one table for each question",
+      flags: ["--allow-net", "--allow-ffi", "--unstable-net"],
+      options: {},
+      run: demo,
     },
   });
 }

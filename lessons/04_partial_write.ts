@@ -58,7 +58,6 @@
 
 import { outcomeOf } from "../lib/describe.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 
@@ -234,16 +233,12 @@ async function sha256(data: Bytes): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Partial writes: what write() returns",
-    modes: {
-      demo: mode({
-        help: "one experiment after the other",
-        flags: ["--allow-net"],
-        options: {},
-        run: demo,
-      }),
+  await runLesson(import.meta.url, "Partial writes: what write() returns", {
+    demo: {
+      help: "one experiment after the other",
+      flags: ["--allow-net"],
+      options: {},
+      run: demo,
     },
   });
 }

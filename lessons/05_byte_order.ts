@@ -59,7 +59,7 @@
  */
 
 import { htonl, htons, inetNtop, inetPton } from "../lib/byte_order.ts";
-import { mode, UsageError } from "../lib/harness/command_line.ts";
+import { UsageError } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { openLibc, SOCK_DGRAM } from "../lib/libc_socket.ts";
@@ -144,17 +144,17 @@ function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): string {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Byte order: numbers in memory and on the wire",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Byte order: numbers in memory and on the wire",
+    {
+      demo: {
         help: "numbers, an address, a sockaddr_in, byte by byte",
         flags: ["--allow-ffi"],
         options: {},
-        operands: "NUMBER",
+        operands: "NUMBER...",
         run: demo,
-      }),
+      },
     },
-  });
+  );
 }

@@ -82,12 +82,7 @@ import { lookup } from "node:dns/promises";
 import { announce, formatAddress, quoteBytes } from "../lib/describe.ts";
 import { writeFull, type Writer } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  clientOptions,
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { askLines, hasInput } from "../lib/lines.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
@@ -220,20 +215,14 @@ export async function demo({
   const lines = isAsked ? undefined : ["hello", "", "你好"].map(encode);
   const args = { host: hostname, port, messages: 0, "buffer-size": bufferSize };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
   let status = 0;
-  const forked = await forkServer(
-    { url, flags, args, print, report },
-    async (port, stop) => {
-      status = await client({ hostname, port, timeout, lines, output, report });
-      if (!isAsked) await sendTwo({ hostname, port, transport: "udp" }, print);
-      stop(); // There is no end of a connection for the server to see.
-    },
-  );
+  const forked = await forkServer({ url, args, print }, async (port, stop) => {
+    status = await client({ hostname, port, timeout, lines, output, report });
+    if (!isAsked) await sendTwo({ hostname, port, transport: "udp" }, print);
+    stop(); // There is no end of a connection for the server to see.
+  });
   return Math.max(status, forked);
 }
-
-const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
 
 if (import.meta.main) {
   const messages = { default: 10, help: "how many to answer, 0: no limit" };
@@ -242,33 +231,29 @@ if (import.meta.main) {
   const timeout = { default: 1000, min: 1, help: "milliseconds for a reply" };
   const script = { default: false, help: "send built-in lines, read no input" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "UDP echo: datagrams, with no connection",
-    modes: {
-      demo: mode({
-        help: "a server process, and a client on standard input",
-        flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
-        options: { ...demoOptions, bufferSize, timeout, script },
-        show: "diagram", // stage
-        run: demo,
-      }),
-      server: mode({
-        help: "sends each datagram back to its sender",
-        flags: SERVER_FLAGS,
-        options: { ...serverOptions, messages, bufferSize },
-        operands: ["port"],
-        show: "trace", // stage
-        run: server,
-      }),
-      client: mode({
-        help: "sends the lines of standard input, up to q or Q",
-        flags: ["--allow-net", "--unstable-net"],
-        options: { ...clientOptions, timeout },
-        operands: ["host", "port"],
-        show: "trace", // stage
-        run: client,
-      }),
+  await runLesson(import.meta.url, "UDP echo: datagrams, with no connection", {
+    demo: {
+      help: "a server process, and a client on standard input",
+      flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
+      options: { ...common.demo, bufferSize, timeout, script },
+      show: "diagram", // stage
+      run: demo,
+    },
+    server: {
+      help: "sends each datagram back to its sender",
+      flags: ["--allow-net", "--unstable-net"],
+      options: { ...common.server, messages, bufferSize },
+      operands: ["port"],
+      show: "trace", // stage
+      run: server,
+    },
+    client: {
+      help: "sends the lines of standard input, up to q or Q",
+      flags: ["--allow-net", "--unstable-net"],
+      options: { ...common.client, timeout },
+      operands: ["host", "port"],
+      show: "trace", // stage
+      run: client,
     },
   });
 }

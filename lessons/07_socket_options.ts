@@ -54,7 +54,6 @@
  */
 
 import { outcomeOf } from "../lib/describe.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -205,11 +204,11 @@ if (import.meta.main) {
     help: `the ${name} to ask for, in bytes`,
   });
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Socket options: what the kernel makes of them",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Socket options: what the kernel makes of them",
+    {
+      demo: {
         help: "options, before and after",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
         options: {
@@ -217,7 +216,7 @@ if (import.meta.main) {
           receiveBuffer: size("SO_RCVBUF"),
         },
         run: demo,
-      }),
+      },
     },
-  });
+  );
 }

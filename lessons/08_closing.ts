@@ -72,7 +72,6 @@ import {
 } from "../lib/describe.ts";
 import { writeFull } from "../lib/full_io.ts";
 import { spawnDeno, textLines } from "../lib/harness/child.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { beforeExit, runLesson } from "../lib/harness/run_lesson.ts";
 import { SequenceDiagram } from "../lib/harness/sequence_diagram.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -164,12 +163,9 @@ function toPort(text: string): number {
 
 /** A `peer` in a process of its own, told over a pipe what to call. */
 class RemotePeer implements AsyncDisposable {
-  #child = spawnDeno(["--allow-net", import.meta.url, "peer"]);
+  #child = spawnDeno([import.meta.url, "peer"]);
   #input = this.#child.stdin.getWriter();
   #output = textLines(this.#child.stdout);
-  #errors = (async () => {
-    for await (const line of textLines(this.#child.stderr)) console.error(line);
-  })();
   #end = () => this[Symbol.asyncDispose]();
 
   constructor() {
@@ -190,7 +186,6 @@ class RemotePeer implements AsyncDisposable {
   /** Waits until the process has ended. */
   async ended(): Promise<void> {
     while (!(await this.#output.next()).done);
-    await this.#errors;
     await this.#child.status;
     beforeExit.delete(this.#end);
   }
@@ -389,24 +384,24 @@ async function readOnce(conn: Deno.TcpConn): Promise<string | number> {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Closing: who sends FIN first, and who finds out",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Closing: who sends FIN first, and who finds out",
+    {
+      demo: {
         help: "two processes that close in every way, and their states",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"],
         options: {
           mermaid: { default: false, help: "the diagrams for Mermaid" },
         },
         run: demo,
-      }),
-      peer: mode({
+      },
+      peer: {
         help: "one socket, and the calls that you type",
         flags: ["--allow-net"],
         options: {},
         run: ({ print }) => peer({ print }),
-      }),
+      },
     },
-  });
+  );
 }

@@ -67,7 +67,6 @@
  */
 
 import { formatAddress, outcomeOf } from "../lib/describe.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -309,11 +308,11 @@ async function waitForPort(libc: Libc, port: number): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "TIME-WAIT and SO_REUSEADDR: starting again at once",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "TIME-WAIT and SO_REUSEADDR: starting again at once",
+    {
+      demo: {
         help: "servers that close first, and start again",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
         options: {
@@ -323,7 +322,7 @@ if (import.meta.main) {
           },
         },
         run: demo,
-      }),
+      },
     },
-  });
+  );
 }

@@ -72,12 +72,7 @@ import {
   type Writer,
 } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  clientOptions,
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { askLines, hasInput, type Lines } from "../lib/lines.ts";
@@ -290,15 +285,11 @@ export async function demo({
   const lines = script || !await hasInput() ? BUILT_IN.map(encode) : undefined;
   const args = { host: hostname, port, connections: 1, "max-frame": maxFrame };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
   let status = 0;
-  const forked = await forkServer(
-    { url, flags, args, print, report },
-    async (port) => {
-      const options = { hostname, port, maxFrame, reverse };
-      status = await client({ ...options, lines, output, report });
-    },
-  );
+  const forked = await forkServer({ url, args, print }, async (port) => {
+    const options = { hostname, port, maxFrame, reverse };
+    status = await client({ ...options, lines, output, report });
+  });
   return Math.max(status, forked);
 }
 
@@ -329,8 +320,6 @@ async function readOnce(conn: Deno.TcpConn): Promise<Uint8Array | null> {
   return count === null ? null : buffer.subarray(0, count);
 }
 
-const SERVER_FLAGS = ["--allow-net"];
-
 if (import.meta.main) {
   const connections = { default: 0, help: "how many to serve, 0: no limit" };
   const maxFrame = {
@@ -342,33 +331,29 @@ if (import.meta.main) {
   const reverse = { default: false, help: "ask for each line in reverse" };
   const script = { default: false, help: "send built-in lines, read no input" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Framing: messages over a stream of bytes",
-    modes: {
-      demo: mode({
-        help: "without frames, then a server process and a client",
-        flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, maxFrame, reverse, script },
-        show: "diagram", // stage
-        last: "client done!!",
-        run: demo,
-      }),
-      server: mode({
-        help: "answers framed requests, one client at a time",
-        flags: SERVER_FLAGS,
-        options: { ...serverOptions, connections, maxFrame },
-        show: "trace", // stage
-        run: server,
-      }),
-      client: mode({
-        help: "sends the lines of standard input, up to q or Q",
-        flags: ["--allow-net"],
-        options: { ...clientOptions, maxFrame, reverse },
-        show: "trace", // stage
-        last: "client done!!",
-        run: client,
-      }),
+  await runLesson(import.meta.url, "Framing: messages over a stream of bytes", {
+    demo: {
+      help: "without frames, then a server process and a client",
+      flags: ["--allow-net", "--allow-run=deno"],
+      options: { ...common.demo, maxFrame, reverse, script },
+      show: "diagram", // stage
+      last: "client done!!",
+      run: demo,
+    },
+    server: {
+      help: "answers framed requests, one client at a time",
+      flags: ["--allow-net"],
+      options: { ...common.server, connections, maxFrame },
+      show: "trace", // stage
+      run: server,
+    },
+    client: {
+      help: "sends the lines of standard input, up to q or Q",
+      flags: ["--allow-net"],
+      options: { ...common.client, maxFrame, reverse },
+      show: "trace", // stage
+      last: "client done!!",
+      run: client,
     },
   });
 }

@@ -67,11 +67,7 @@ import { withDeadline } from "../lib/deadline.ts";
 import { announce, formatAddress } from "../lib/describe.ts";
 import { writeFull } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
@@ -304,7 +300,6 @@ export async function demo({
   timeout = 30,
   tries = 8,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
 } = {}): Promise<number> {
   needUnstableNet();
   await print("Waiting, with a deadline of 100 ms:");
@@ -313,7 +308,6 @@ export async function demo({
   if (seed === 0) [seed] = crypto.getRandomValues(new Uint32Array(1));
   const args = { host: hostname, port };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
   let status = 0;
   const talk = async (port: number, stop: () => void) => {
     const server = { hostname, port, transport: "udp" as const };
@@ -329,11 +323,9 @@ export async function demo({
     const head = ["request", "sent", "ms", "answer #carried out"];
     await print(formatTable(head, rows) + "\n");
   };
-  const forked = await forkServer({ url, flags, args, print, report }, talk);
+  const forked = await forkServer({ url, args, print }, talk);
   return Math.max(status, forked);
 }
-
-const SERVER_FLAGS = ["--allow-net", "--unstable-net"];
 
 if (import.meta.main) {
   const remember = { default: 60_000, help: "milliseconds for an answer" };
@@ -344,24 +336,24 @@ if (import.meta.main) {
   const timeout = { default: 30, min: 1, help: "first wait, in milliseconds" };
   const tries = { default: 8, min: 1, max: 16, help: "how often to send each" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Deadlines: giving up in time, and trying again",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Deadlines: giving up in time, and trying again",
+    {
+      demo: {
         help: "deadlines, then requests over a bad network",
         flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
-        options: { ...demoOptions, loss, seed, requests, timeout, tries },
+        options: { ...common.demo, loss, seed, requests, timeout, tries },
         show: "diagram", // stage
         run: demo,
-      }),
-      server: mode({
+      },
+      server: {
         help: "answers each request, and carries it out once",
-        flags: SERVER_FLAGS,
-        options: { ...serverOptions, remember, memory },
+        flags: ["--allow-net", "--unstable-net"],
+        options: { ...common.server, remember, memory },
         show: "trace", // stage
         run: server,
-      }),
+      },
     },
-  });
+  );
 }

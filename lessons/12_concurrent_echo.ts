@@ -63,12 +63,7 @@ import { withDeadline } from "../lib/deadline.ts";
 import { announce } from "../lib/describe.ts";
 import { writeFull, type Writer } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  clientOptions,
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { Progress } from "../lib/harness/progress.ts"; // stage
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { IdleTimer } from "../lib/idle_timer.ts";
@@ -239,7 +234,6 @@ export async function demo({
   nagle = false,
   noGate = false,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
   ...load
 } = {}): Promise<number> {
   const args = {
@@ -251,9 +245,7 @@ export async function demo({
     "drain-timeout": 200,
   };
   const { url } = import.meta;
-  const flags = SERVER_FLAGS;
-  const command = { url, flags, args, print, report };
-  return await forkServer(command, async (port, stop) => {
+  return await forkServer({ url, args, print }, async (port, stop) => {
     using silent = await Deno.connect({ hostname, port });
     await print("a client is connected, and says nothing");
 
@@ -269,8 +261,6 @@ export async function demo({
     await silent.read(new Uint8Array(1));
   });
 }
-
-const SERVER_FLAGS = ["--allow-net"];
 
 if (import.meta.main) {
   const max = 2 ** 31 - 1;
@@ -289,43 +279,39 @@ if (import.meta.main) {
     noGate,
   };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Concurrent echo: many clients at once",
-    modes: {
-      demo: mode({
-        help: "a silent client, a second one, and a load of clients",
-        flags: ["--allow-net", "--allow-run=deno"],
-        options: { ...demoOptions, ...sends, ...load },
-        last: "client done!!",
-        run: demo,
-      }),
-      server: mode({
-        help: "echoes what clients send, all at once",
-        flags: SERVER_FLAGS,
-        options: {
-          ...serverOptions,
-          backlog: { default: 1024, max, help: "length of listen(2)'s queue" },
-          maxConnections: { default: 0, help: "clients at once, 0: no limit" },
-          idleTimeout: { default: 0, max, help: "ms of silence, 0: no limit" },
-          drainTimeout: {
-            default: 5000,
-            max,
-            help: "ms for clients to finish",
-          },
-          ...sends,
+  await runLesson(import.meta.url, "Concurrent echo: many clients at once", {
+    demo: {
+      help: "a silent client, a second one, and a load of clients",
+      flags: ["--allow-net", "--allow-run=deno"],
+      options: { ...common.demo, ...sends, ...load },
+      last: "client done!!",
+      run: demo,
+    },
+    server: {
+      help: "echoes what clients send, all at once",
+      flags: ["--allow-net"],
+      options: {
+        ...common.server,
+        backlog: { default: 1024, max, help: "length of listen(2)'s queue" },
+        maxConnections: { default: 0, help: "clients at once, 0: no limit" },
+        idleTimeout: { default: 0, max, help: "ms of silence, 0: no limit" },
+        drainTimeout: {
+          default: 5000,
+          max,
+          help: "ms for clients to finish",
         },
-        show: "trace", // stage
-        drains: true,
-        run: server,
-      }),
-      client: mode({
-        help: "puts a load on an echo server, and compares every byte",
-        flags: ["--allow-net"],
-        options: { ...clientOptions, ...load },
-        last: "client done!!",
-        run: client,
-      }),
+        ...sends,
+      },
+      show: "trace", // stage
+      drains: true,
+      run: server,
+    },
+    client: {
+      help: "puts a load on an echo server, and compares every byte",
+      flags: ["--allow-net"],
+      options: { ...common.client, ...load },
+      last: "client done!!",
+      run: client,
     },
   });
 }

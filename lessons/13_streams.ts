@@ -67,7 +67,6 @@ import { cpuUsage } from "node:process";
 import { setTimeout as delay } from "node:timers/promises";
 import { writeFull } from "../lib/full_io.ts";
 import { spawnDeno, textLines } from "../lib/harness/child.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { putLoad } from "../lib/load.ts";
@@ -174,7 +173,7 @@ async function afterReset(): Promise<string> {
       console.log(listener.addr.port);
       for await (const conn of listener) ${call};`;
     const url = `data:text/javascript,${encodeURIComponent(program)}`;
-    const child = spawnDeno(["--allow-net", url]);
+    const child = spawnDeno([url], "null");
     const port = Number((await textLines(child.stdout).next()).value);
     await connectAndReset(port);
     const load = await putLoad({ port, clients: 1, messages: 20 });
@@ -230,16 +229,16 @@ async function costs(echoes: Uses): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Streams: readable and writable, or read and write?",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Streams: readable and writable, or read and write?",
+    {
+      demo: {
         help: "three forms of an echo server, and what comes of each",
         flags: ["--allow-net", "--allow-run=deno,cat"],
         options: {},
         run: demo,
-      }),
+      },
     },
-  });
+  );
 }

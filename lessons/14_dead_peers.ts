@@ -65,7 +65,6 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../lib/deadline.ts";
-import { mode } from "../lib/harness/command_line.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -221,16 +220,16 @@ async function notice(libc: Libc): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "Dead peers: the other side is gone and says nothing",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "Dead peers: the other side is gone and says nothing",
+    {
+      demo: {
         help: "dead peers, and who notices",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
         options: {},
         run: demo,
-      }),
+      },
     },
-  });
+  );
 }

@@ -59,11 +59,7 @@ import { isConnectionLost } from "../lib/connection_lost.ts";
 import { announce, outcomeOf } from "../lib/describe.ts";
 import { writeFull } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
-import {
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { readLines } from "../lib/lines.ts";
@@ -75,7 +71,6 @@ const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 /** What it takes to fork one of the processes. */
 const one = (host: string, port: number) => ({
   url: import.meta.url,
-  flags: ["--allow-net", "--unstable-net"],
   args: { host, port, processes: 1 },
 });
 
@@ -86,7 +81,6 @@ export async function server({
   processes = 2,
   onListen = announce,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
 } = {}): Promise<number> {
   needUnstableNet("reusePort");
   if (processes === 1) return await serve(hostname, port, onListen);
@@ -96,7 +90,7 @@ export async function server({
   // would deal connections to it as well.
   using holder = Deno.listen({ hostname, port, reusePort: true });
   const { addr } = holder;
-  const command = { ...one(hostname, addr.port), print: () => {}, report };
+  const command = { ...one(hostname, addr.port), print: () => {} };
   let started = 0;
   const keepOne = async (): Promise<number> => {
     let isReady = false;
@@ -161,13 +155,12 @@ export async function demo({
   port = 0,
   connections = 40,
   print = console.log as (line: string) => unknown,
-  report = console.error as (error: unknown) => unknown,
 } = {}): Promise<number> {
   needUnstableNet("reusePort");
   let isDone = false;
-  const first = { ...one(hostname, port), print, report };
+  const first = { ...one(hostname, port), print };
   await forkServer(first, async (port, stop) => {
-    const second = { ...one(hostname, port), print, report };
+    const second = { ...one(hostname, port), print };
     await forkServer(second, async (_, stopSecond) => {
       const listen = () => Deno.listen({ hostname, port }).close();
       await print(`without reusePort: ${await outcomeOf(listen)}\n`);
@@ -220,23 +213,19 @@ if (import.meta.main) {
   const connections = { default: 40, min: 1, max: 1000, help: "how many" };
   const processes = { default: 2, min: 1, max: 64, help: "1: only this one" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Many processes: one port, and every core",
-    modes: {
-      demo: mode({
-        help: "two processes, many clients, and a crash",
-        flags,
-        options: { ...demoOptions, connections },
-        run: demo,
-      }),
-      server: mode({
-        help: "processes that share a port, and answer each line",
-        flags,
-        options: { ...serverOptions, processes },
-        show: "trace", // stage
-        run: server,
-      }),
+  await runLesson(import.meta.url, "Many processes: one port, and every core", {
+    demo: {
+      help: "two processes, many clients, and a crash",
+      flags,
+      options: { ...common.demo, connections },
+      run: demo,
+    },
+    server: {
+      help: "processes that share a port, and answer each line",
+      flags,
+      options: { ...common.server, processes },
+      show: "trace", // stage
+      run: server,
     },
   });
 }

@@ -77,11 +77,7 @@
 
 import { announce, describeError, formatAddress } from "../lib/describe.ts";
 import { textLines } from "../lib/harness/child.ts";
-import {
-  demoOptions,
-  mode,
-  serverOptions,
-} from "../lib/harness/command_line.ts";
+import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { type LoadOptions, putLoad } from "../lib/load.ts";
@@ -371,15 +367,15 @@ async function countCalls(load: LoadOptions, args: string[]) {
 }
 
 if (import.meta.main) {
-  await runLesson({
-    url: import.meta.url,
-    title: "The event loop itself: epoll, in C's own calls",
-    modes: {
-      demo: mode({
+  await runLesson(
+    import.meta.url,
+    "The event loop itself: epoll, in C's own calls",
+    {
+      demo: {
         help: "the same load on this server and on lesson 12's",
         flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,strace"],
         options: {
-          ...demoOptions,
+          ...common.demo,
           clients: {
             default: 100,
             min: 1,
@@ -389,16 +385,16 @@ if (import.meta.main) {
           duration: { default: 1000, min: 1, help: "ms of the load on each" },
         },
         run: demo,
-      }),
-      server: mode({
+      },
+      server: {
         help: "echoes what clients send, all at once",
         flags: ["--allow-ffi"],
         options: {
-          ...serverOptions,
+          ...common.server,
           udp: { default: false, help: "datagrams, many in one system call" },
         },
         run: server,
-      }),
+      },
     },
-  });
+  );
 }

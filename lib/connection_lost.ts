@@ -18,12 +18,9 @@ const CODES = [
 ];
 
 /**
- * Says whether an error means that one connection is lost. A server goes on
- * after such an error: it is about one client. Any other error is about the
- * server itself.
- *
- * @param error What `accept`, `read` or `write` has thrown.
- * @returns Whether it is the end of one connection, and of nothing else.
+ * Says whether what `accept`, `read` or `write` has thrown is the end of one
+ * connection, and of nothing else. Then a server goes on: it is about one client.
+ * Any other error is about the server itself.
  *
  * @example
  * ```ts

@@ -6,10 +6,8 @@
  */
 
 /**
- * Writes an address as `127.0.0.1:9527`, or `[::1]:9527`.
- *
- * @param address A host name or IP address, and a port from 0 to 65535.
- * @returns Both, with a colon between them.
+ * Writes a host name or IP address and a port from 0 to 65535 in one word:
+ * `127.0.0.1:9527`, or `[::1]:9527`.
  *
  * @example
  * ```ts
@@ -19,17 +17,14 @@
  * ```
  */
 export function formatAddress(
-  address: { hostname: string; port: number },
+  { hostname, port }: { hostname: string; port: number },
 ): string {
-  const { hostname, port } = address;
   const bare = hostname.includes(":") && !hostname.startsWith("[");
   return `${bare ? `[${hostname}]` : hostname}:${port}`;
 }
 
 /**
- * Prints a server's first line: what waits for it needs no sleep.
- *
- * @param address The address that it listens on.
+ * Prints a server's first line. Whoever waits for it needs no sleep.
  *
  * @example
  * ```ts no-assert
@@ -100,11 +95,8 @@ function escapeBytes(bytes: Uint8Array): string {
 }
 
 /**
- * Puts an error in one line: `ECONNREFUSED (Connection refused)`, behind the
- * errors that it is the cause of.
- *
- * @param error What was thrown.
- * @returns One line, without the number of the system's error.
+ * Puts what was thrown in one line: `ECONNREFUSED (Connection refused)`, behind
+ * the errors that it is the cause of.
  *
  * @example
  * ```ts

@@ -6,9 +6,8 @@
  */
 
 /**
- * For `env` of `Deno.Command`. Deno refuses to start anything that inherits an
- * `LD_` variable, unless it may run everything. These are the ones that people
- * set; empty is as good as not there.
+ * For `env` of `Deno.Command`: Deno starts nothing that inherits such a variable,
+ * unless it may run everything. Empty is as good as not there.
  *
  * @example
  * ```ts

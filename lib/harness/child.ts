@@ -6,115 +6,85 @@
 
 import { WITHOUT_LD } from "../plain_env.ts";
 import { beforeExit } from "./run_lesson.ts";
+import { stage } from "./stage.ts"; // stage
+
+/** How long a server that was told to end may take, in milliseconds. */
+const GRACE = 2000;
 
 /** What {@linkcode forkServer} needs to know. */
 export interface ServerCommand {
   /** The lesson's `import.meta.url`. */
   url: string;
-  /** The flags that `deno run` needs for its server. */
-  flags: string[];
   /** The options of its server, by their names on the command line. */
   args: Record<string, string | number | boolean>;
-  /** Gets each line that the server prints; by default standard output. */
-  print?: (line: string) => unknown;
-  /** Gets the error that `parent` ended with; by default standard error. */
-  report?: (error: unknown) => unknown;
+  /** Gets each line that the server prints. */
+  print: (line: string) => unknown;
 }
-
-/** What is added to a child's flags, and who takes lines of its stderr. */
-export const childTrace = { // stage
-  flags: [] as string[], // stage
-  takes: (_line: string): boolean => false, // stage
-}; // stage
-
-/** How long a server that was told to end may take, in milliseconds. */
-const GRACE = 2000;
 
 /**
  * Starts a lesson's server in a process of its own, runs `parent` when it
- * listens, and waits for the server to end. Its errors go to standard error.
+ * listens, and waits for it to end: by itself, by `stop`, or with this process,
+ * even if that is killed. For with `--child` a server ends when its standard
+ * input does, whose other end is held here.
  *
- * The server ends when it has served all it was asked to serve, when `parent`
- * fails, and when this process ends in any way, even by SIGKILL: with
- * `--child` a server watches its standard input, whose other end is held here.
- *
- * @param command What to run.
- * @param parent What this process does meanwhile, with the server's port; it
- * calls `stop` if the server would not end by itself.
- * @returns The worst exit status: the server's, or 1 if `parent` failed.
- * @throws {Error} `fork failed!`, as {@linkcode spawnDeno} does.
+ * @returns The server's exit status.
+ * @throws {Error} `fork failed!`, and what `parent` throws.
  */
 export async function forkServer(
-  command: ServerCommand,
-  parent: (port: number, stop: () => void) => Promise<unknown>,
+  { url, args, print }: ServerCommand,
+  parent: (port: number, stop: () => void) => unknown,
 ): Promise<number> {
-  const { url, flags, print = console.log, report = console.error } = command;
-  const args = Object.entries(command.args)
-    .filter(([_, value]) => value !== false)
+  const options = Object.entries(args).filter(([_, value]) => value !== false)
     .map(([key, value]) => value === true ? `--${key}` : `--${key}=${value}`);
-  const child = spawnDeno([...flags, url, "server", "--child", ...args]);
+  const child = spawnDeno(
+    [url, "server", "--child", ...options],
+    stage.childErrors, // stage
+  );
+  const lines = textLines(child.stdout);
+  const errors = stage.watchErrors(child); // stage
 
-  let running = true;
+  let ended: Promise<number> | undefined;
+  const wait = () =>
+    ended ??= (async () => {
+      for await (const line of lines) print(line);
+      await errors; // stage
+      return (await child.status).code;
+    })();
   let killer: ReturnType<typeof setTimeout> | undefined;
-  const ended = child.status.then(({ code }) => {
-    running = false;
-    clearTimeout(killer);
-    return code;
-  });
-  const stop = () => {
-    child.stdin.close().catch(() => {}); // The child may have ended meanwhile.
-    if (!running) return;
+  const stop = async () => {
+    child.stdin.close().catch(() => {}); // It may have ended before.
     killer ??= setTimeout(() => {
-      report(new Error("the server did not end, and was killed"));
+      console.error("the server does not end, and is killed");
       child.kill("SIGKILL");
     }, GRACE);
+    const status = await wait();
+    clearTimeout(killer);
+    return status;
   };
-  const lines = textLines(child.stdout);
-  const errors = (async () => {
-    for await (const line of textLines(child.stderr)) {
-      if (childTrace.takes(line)) continue; // stage
-      console.error(line);
-    }
-  })();
-  // Only then the lines after the first: what `parent` prints is in one piece.
-  let finishing: Promise<number> | undefined;
-  const finish = () =>
-    finishing ??= (async () => {
-      for await (const line of lines) print(line);
-      await errors;
-      return await ended;
-    })();
-  const stopAndFinish = () => {
-    stop();
-    return finish();
-  };
-  beforeExit.add(stopAndFinish);
 
-  let status = 0;
+  beforeExit.add(stop); // Also where a signal ends this process.
   try {
-    const ready = (await lines.next()).value;
-    if (ready !== undefined) { // Else it ended, and has said why.
+    const { value: ready } = await lines.next();
+    if (ready !== undefined) { // Else it has ended, and has said why.
       print(ready);
       await parent(Number(ready.split(":").at(-1)), stop);
     }
+    return await wait();
   } catch (error) {
-    report(error);
-    status = 1;
-    stop();
+    Deno.exitCode ||= await stop(); // If it is worse than what the error means.
+    throw error;
+  } finally {
+    await stop();
+    beforeExit.delete(stop);
   }
-
-  status = Math.max(status, await finish());
-  beforeExit.delete(stopAndFinish);
-  child.stdin.close().catch(() => {});
-  return status;
 }
 
 /**
- * Starts `deno run`, with pipes for its standard streams.
+ * Starts `deno run`, with pipes for its standard input and output. It may use
+ * the network, and nothing else.
  *
- * @param args The flags, the script, and its arguments.
- * @throws {Error} `fork failed!`; its `cause` is `Deno.errors.NotFound` if there
- * is no `deno` on PATH, `Deno.errors.NotCapable` without `--allow-run=deno`.
+ * @throws {Error} `fork failed!`: there is no `deno` on PATH, or no
+ * `--allow-run=deno`.
  *
  * @example
  * ```ts
@@ -124,21 +94,24 @@ export async function forkServer(
  * const lines: string[] = [];
  * for await (const line of textLines(child.stdout)) lines.push(line);
  * assertEquals(lines, ["42"]);
- * await child.stderr.cancel();
  * await child.stdin.close();
  * await child.status;
  * ```
  */
-export function spawnDeno(args: string[]): Deno.ChildProcess {
-  const all = ["run", ...args];
-  all.splice(1, 0, ...childTrace.flags); // stage
+export function spawnDeno(
+  args: string[],
+  stderr: "inherit" | "piped" | "null" = "inherit",
+): Deno.ChildProcess {
+  const flags = ["--allow-net"];
+  if (typeof Deno.listenDatagram === "function") flags.push("--unstable-net");
+  flags.push(...stage.childFlags); // stage
   // By name: `--allow-run=deno` is about what PATH finds, which need not be
   // the file that Deno.execPath() returns.
   const deno = new Deno.Command("deno", {
-    args: all,
+    args: ["run", ...flags, ...args],
     stdin: "piped",
     stdout: "piped",
-    stderr: "piped",
+    stderr,
     env: WITHOUT_LD,
   });
   try {
@@ -149,10 +122,7 @@ export function spawnDeno(args: string[]): Deno.ChildProcess {
 }
 
 /**
- * Splits a stream of text into lines.
- *
- * @param stream The bytes of the text.
- * @returns Each line as it comes, without its newline.
+ * Splits a stream of text into lines, without their newlines.
  *
  * @example
  * ```ts

@@ -7,157 +7,89 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { stage } from "./stage.ts"; // stage
 
-/** An option. The type of its default is the type of its value. */
+/** An option: `maxFrame` is `--max-frame`, and `false` makes it a flag. */
 export interface Option {
-  /** Its value where it is not given; `false` makes it a flag. */
+  /** Its value where it is not given, of the same type. */
   default: string | number | boolean;
   /** What it is for, with the unit. */
   help: string;
-  /** The least value of a number, 0 by default. */
+  /** The least value of a number, by default 0. */
   min?: number;
   /** The greatest value of a number. */
   max?: number;
-  /** Its name on the command line; by default `maxFrame` is `--max-frame`. */
-  flag?: string;
 }
 
-/** The options of a mode, by the names that its function has for them. */
-export type Options = Record<string, Option>;
-
-/** The values of options, by the same names. */
-export type Values<O extends Options> = {
-  [K in keyof O]: O[K]["default"] extends string ? string
-    : O[K]["default"] extends number ? number
-    : boolean;
-};
-
-/** The options of every server. */
-export const serverOptions = {
-  hostname: { flag: "host", default: "0.0.0.0", help: "address to listen on" },
-  port: { default: 9527, max: 65535, help: "its port, 0 for a free one" },
-  child: { default: false, help: "as demo runs it: ends with its input" },
-};
-
-/** The options of every client. */
-export const clientOptions = {
-  hostname: {
-    flag: "host",
-    default: "127.0.0.1",
-    help: "the server's address",
-  },
-  port: { default: 9527, min: 1, max: 65535, help: "the server's port" },
-};
-
-/** The options of every demo that forks a server. */
-export const demoOptions = {
-  hostname: { ...serverOptions.hostname, default: "127.0.0.1" },
-  port: { ...serverOptions.port, default: 0 },
-};
-
-/** What a mode gets besides its options. */
-export interface Io {
-  /** The operands of a mode that takes any number of them. */
-  args: string[];
-  /** Standard output. When nobody reads it any more, the process ends. */
-  output: { write(p: Uint8Array): Promise<number> };
-  /** Prints a line on standard output. */
-  print(line: string): Promise<unknown>;
-  /** Prints an error on standard error, in one line. */
-  report(error: unknown): void;
-  /** Prints a server's first line. */
-  onListen(address: Deno.NetAddr): void;
-  /** Aborted by SIGINT and SIGTERM, for a mode that `drains`. */
-  signal: AbortSignal;
-}
-
-/** One way to run a lesson. */
-export interface Mode<O extends Options = Options> {
+/** A way to run a lesson. */
+export interface Mode {
   /** What it does, in a few words. */
   help: string;
-  /** The flags that `deno run` needs for it. */
+  /** What `deno run` needs for it. */
   flags: string[];
-  /** Its options. */
-  options: O;
-  /** What may stand without a name: options, or the word for any number. */
+  /** Its options, by the names of its function's parameters. */
+  options: Record<string, Option>;
+  /** Options that may stand without their name, or a word for any operands. */
   operands?: string[] | string;
   /** What is shown of its socket calls. */
   show?: "trace" | "diagram"; // stage
   /** What it prints last when a signal ends it. */
   last?: string;
-  /** Whether it ends by itself when its signal is aborted. */
+  /** Whether it ends by itself when its `signal` is aborted. */
   drains?: boolean;
-  /** Runs it. Resolves to the exit code; what is no number is 0. */
-  run(options: Values<O> & Io): unknown;
+  /** What it resolves to is the exit code, if that is a number. */
+  run(options: never): unknown;
 }
 
-/** A lesson, as its command line has it. */
-export interface Lesson {
-  /** The lesson's own `import.meta.url`. */
-  url: string;
-  /** The `@title` of its header. */
-  title: string;
-  /** Its modes; the first one is what runs when none is named. */
-  modes: Record<string, Mode>;
-}
+const anyPort = { default: 9527, max: 65535, help: "its port, 0: a free one" };
+const listenOn = { default: "0.0.0.0", help: "address to listen on" };
 
-/** Lets TypeScript infer what `run` gets from the options. */
-export function mode<O extends Options>(definition: Mode<O>): Mode {
-  return definition as unknown as Mode;
-}
+/** The options of every server, every client, and every demo that forks. */
+export const common = {
+  server: {
+    hostname: listenOn,
+    port: anyPort,
+    child: { default: false, help: "as demo runs it: ends with its input" },
+  },
+  client: {
+    hostname: { default: "127.0.0.1", help: "the server's address" },
+    port: { ...anyPort, min: 1, help: "the server's port" },
+  },
+  demo: {
+    hostname: { ...listenOn, default: "127.0.0.1" },
+    port: { ...anyPort, default: 0 },
+  },
+};
 
 /** The command line cannot be understood: exit code 2. */
 export class UsageError extends Error {}
 
-/** What {@linkcode parseCommandLine} found. */
+/** What a command line says. */
 export interface CommandLine {
   /** The name of the mode. */
   name: string;
   /** Whether it is only asked what there is. */
   help: boolean;
-  /** The mode's options, each with its value. */
+  /** The value of each option. */
   values: Record<string, unknown>;
-  /** The operands that are not options, where the mode takes any number. */
+  /** The operands, where there may be any number of them. */
   args: string[];
 }
 
-const quote = (text: string) => JSON.stringify(text);
-
-/** The options of a mode, by their names on the command line. */
+/** The options of a mode, as the user calls them. */
 function flagsOf(mode: Mode): Map<string, Option & { key: string }> {
   const options = { ...mode.options };
   Object.assign(options, stage.options(mode.show)); // stage
   return new Map(
     Object.entries(options).map(([key, option]) => {
       const flag = key.replace(/[A-Z]/g, (it) => `-${it.toLowerCase()}`);
-      return [option.flag ?? flag, { ...option, key }];
+      return [flag === "hostname" ? "host" : flag, { ...option, key }];
     }),
   );
 }
 
 /**
- * Reads a command line: the name of a mode, and its options.
+ * Reads the name of a mode, by default the first one, and its options.
  *
- * @param modes The modes of a lesson; the first one needs no name.
- * @param argv The arguments, as `Deno.args`.
  * @throws {UsageError} If the lesson cannot be run like this.
- *
- * @example
- * ```ts
- * import { assertEquals, assertThrows } from "@std/assert";
- *
- * const server = mode({
- *   help: "waits for clients",
- *   flags: ["--allow-net"],
- *   options: { port: { default: 9527, max: 65535, help: "port to listen on" } },
- *   run: ({ port }) => console.log(port),
- * });
- * assertEquals(parseCommandLine({ server }, []).values, { port: 9527 });
- * assertThrows(
- *   () => parseCommandLine({ server }, ["--port", "-1"]),
- *   UsageError,
- *   '--port must be an integer from 0 to 65535, got "-1"',
- * );
- * ```
  */
 export function parseCommandLine(
   modes: Record<string, Mode>,
@@ -167,87 +99,78 @@ export function parseCommandLine(
   const isNamed = names.includes(argv[0]);
   const name = isNamed ? argv[0] : names[0];
   const flags = flagsOf(modes[name]);
-  const isValued = (flag: string) => flags.get(flag)?.default !== false;
-  const given: Record<string, unknown> = parseArgs(
-    joinValues(isNamed ? argv.slice(1) : argv, flags),
-    {
-      string: ["_", ...[...flags.keys()].filter(isValued)],
-      boolean: ["help", ...[...flags.keys()].filter((it) => !isValued(it))],
-      alias: { help: "h" },
-    },
-  );
-  const args = given._ as string[];
-  const { operands = [] } = modes[name];
-  if (Array.isArray(operands) && !given.help) {
-    for (const flag of operands.slice(0, args.length)) {
-      if (given[flag] !== undefined) {
-        throw new UsageError(`${flag} given twice`);
+  const given: Record<string, unknown> = {};
+  // A parser would take `--port -1` for two options, and `--child 1` for one. So
+  // it gets `--port=-1`, and no flags.
+  const words: string[] = [];
+  const rest = isNamed ? argv.slice(1) : [...argv];
+  for (let word; (word = rest.shift()) !== undefined;) {
+    const [, flag, value] = word.match(/^--([^=]+)(=[^]*)?$/) ?? [];
+    const usual = flag === "help" ? false : flags.get(flag)?.default;
+    if (word === "--") {
+      words.push(word, ...rest.splice(0));
+    } else if (usual === undefined && /^-./.test(word) && word !== "-h") {
+      throw new UsageError(`unknown option ${quote(word)}, see --help`);
+    } else if (usual === undefined || (usual !== false && value)) {
+      words.push(word);
+    } else if (usual === false) {
+      if (value) throw new UsageError(`--${flag} takes no value`);
+      given[flag] = true;
+    } else {
+      const next = rest.shift() ?? "--";
+      if (next.startsWith("--") || next === "-h") {
+        throw new UsageError(`--${flag} needs a value`);
       }
+      words.push(`${word}=${next}`);
+    }
+  }
+  const string = ["_", ...flags.keys()];
+  Object.assign(given, parseArgs(words, { string, boolean: ["h"] }));
+
+  const args = given._ as string[];
+  const help = Boolean(given.help || given.h);
+  const { operands = [] } = modes[name];
+  if (Array.isArray(operands) && !help) {
+    for (const flag of operands.slice(0, args.length)) {
+      if (flag in given) throw new UsageError(`${flag} given twice`);
       given[flag] = args.shift();
     }
     if (args.length > 0) {
-      throw new UsageError(
-        isNamed
-          ? `unexpected argument ${quote(args[0])}`
-          : `unknown mode ${quote(args[0])}, expected one of ${
-            names.join(", ")
-          }`,
-      );
+      const what = isNamed ? "unexpected argument" : "unknown mode";
+      const known = isNamed ? "" : `, expected one of ${names.join(", ")}`;
+      throw new UsageError(`${what} ${quote(args[0])}${known}`);
     }
   }
   const values: CommandLine["values"] = {};
   for (const [flag, option] of flags) {
-    values[option.key] = valueOf(`--${flag}`, option, given[flag]);
+    values[option.key] = valueOf(flag, option, given[flag]);
   }
-  return { name, help: given.help === true, values, args };
+  return { name, help, values, args };
 }
 
-/**
- * Joins `--port -1` to `--port=-1`, which a parser would take for two options,
- * keeps a flag from taking the next word for its value, and knows all options.
- */
-function joinValues(argv: string[], flags: Map<string, Option>): string[] {
-  const joined: string[] = [];
-  const last: string[] = []; // Flags: behind them stands no word to take.
-  let i = 0;
-  for (; i < argv.length && argv[i] !== "--"; i++) {
-    const [, flag, value] = argv[i].match(/^--([^=]+)(=[^]*)?$/) ?? [];
-    const isFlag = flag === "help" || flags.get(flag)?.default === false;
-    if (isFlag && value !== undefined) {
-      throw new UsageError(`--${flag} takes no value`);
-    }
-    if (isFlag) last.push(`--${flag}`);
-    else if (flags.has(flag) && value === undefined) {
-      const next = argv[++i] ?? "--";
-      if (next.startsWith("--") || next === "-h") {
-        throw new UsageError(`--${flag} needs a value`);
-      }
-      joined.push(`--${flag}=${next}`);
-    } else if (/^-./.test(argv[i]) && argv[i] !== "-h" && !flags.has(flag)) {
-      throw new UsageError(`unknown option ${quote(argv[i])}, see --help`);
-    } else joined.push(argv[i]);
-  }
-  return [...joined, ...last, ...argv.slice(i)];
-}
+const quote = (text: unknown) => JSON.stringify(text);
 
 /** Decimal digits only: `Number` would take `0x50`, `1e3` and ` 80` as well. */
 function valueOf(flag: string, option: Option, given: unknown) {
   const { default: usual, min = 0, max = Number.MAX_SAFE_INTEGER } = option;
-  if (given === undefined || typeof usual === "boolean") return given ?? usual;
-  const text = String(given);
-  if (flag === "--host" && text === "") {
+  if (given === undefined) return usual;
+  if (flag === "host" && given === "") {
     throw new UsageError("--host must not be empty");
   }
-  if (typeof usual === "string") return text;
-  const number = Number(text);
-  if (/^[0-9]+$/.test(text) && number >= min && number <= max) return number;
+  if (typeof usual !== "number") return given;
+  const number = /^[0-9]+$/.test(String(given)) ? Number(given) : NaN;
+  if (number >= min && number <= max) return number;
   throw new UsageError(
-    `${flag} must be an integer from ${min} to ${max}, got ${quote(text)}`,
+    `--${flag} must be an integer from ${min} to ${max}, got ${quote(given)}`,
   );
 }
 
 /** What `--help` prints: title, usage, and for each mode command and options. */
-export function helpText({ url, title, modes }: Lesson): string {
+export function helpText(
+  url: string,
+  title: string,
+  modes: Record<string, Mode>,
+): string {
   // A copy is run from where it is, the others from the repository's root.
   const [path] = decodeURIComponent(url)
     .match(/(?:(?<=\/)(?:lessons|lib\/harness|tests\/bench)\/)?[^/]+$/)!;
@@ -255,20 +178,17 @@ export function helpText({ url, title, modes }: Lesson): string {
   const usage = `deno run [flags] ${path} [${names.join("|")}] [options]`;
   const lines = [title, "", `Usage: ${usage}`];
   for (const [name, mode] of Object.entries(modes)) {
-    const { operands = [] } = mode;
-    const shown = Array.isArray(operands)
-      ? operands.map((it) => `[${it.toUpperCase()}]`)
-      : [`[${operands}...]`];
+    const operands = [mode.operands ?? []].flat().map((it) => ` [${it}]`);
     const command = ["deno run", ...mode.flags, path];
     if (name !== names[0]) command.push(name);
-    lines.push("", `${[name, ...shown].join(" ")}: ${mode.help}`);
+    lines.push("", `${name}${operands.join("").toUpperCase()}: ${mode.help}`);
     lines.push(`  ${command.join(" ")}`);
-    if (flagsOf(mode).size > 0) lines.push("");
-    for (const [flag, option] of flagsOf(mode)) {
-      const isNumber = typeof option.default === "number";
-      const value = option.default === false ? "" : isNumber ? " N" : " TEXT";
-      const usual = value && ` [${option.default}]`;
-      lines.push(`  ${`--${flag}${value}`.padEnd(24)}  ${option.help}${usual}`);
+    const flags = flagsOf(mode);
+    if (flags.size > 0) lines.push("");
+    for (const [flag, { default: usual, help }] of flags) {
+      const value = { string: " TEXT", number: " N" }[typeof usual as string];
+      const option = `  --${flag}${value ?? ""}`.padEnd(26);
+      lines.push(`${option}  ${help}${value ? ` [${usual}]` : ""}`);
     }
   }
   return [...lines, "", "--help or -h prints this."].join("\n");

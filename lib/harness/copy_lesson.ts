@@ -8,7 +8,7 @@
 
 import { writeFull } from "../full_io.ts";
 import { WITHOUT_LD } from "../plain_env.ts";
-import { mode, UsageError } from "./command_line.ts";
+import { UsageError } from "./command_line.ts";
 import { runLesson } from "./run_lesson.ts";
 import repo from "../../deno.json" with { type: "json" };
 import jsrMap from "../jsr_imports.json" with { type: "json" };
@@ -296,11 +296,11 @@ if (import.meta.main) {
   };
   const force = { default: false, help: "write over a file that exists" };
 
-  await runLesson({
-    url: import.meta.url,
-    title: "Copies a lesson, or a module of lib, into one file",
-    modes: {
-      copy: mode({
+  await runLesson(
+    import.meta.url,
+    "Copies a lesson, or a module of lib, into one file",
+    {
+      copy: {
         help: "the name of a lesson or module, and where to write it",
         flags: ["--allow-read", "--allow-write", "--allow-run=deno"],
         options: { jsr, force },
@@ -334,7 +334,7 @@ if (import.meta.main) {
           say(`${file}: ${lines} lines, a copy of ${path}`);
           for (const line of usageOf(path, file)) say(`  ${line}`);
         },
-      }),
+      },
     },
-  });
+  );
 }

@@ -5,21 +5,24 @@
  * @module
  */
 
-import { childTrace } from "./child.ts";
+import { textLines } from "./child.ts";
 import { SequenceDiagram } from "./sequence_diagram.ts";
 import { type SocketCall, watchSocketCalls } from "./socket_calls.ts";
+import { stage } from "./stage.ts";
 
 const client: SocketCall[] = [];
 const server: SocketCall[] = [];
 
 watchSocketCalls((call) => client.push(call));
-childTrace.flags = [
+stage.childFlags = [
   `--preload=${new URL("./trace_json.ts", import.meta.url).pathname}`,
 ];
-childTrace.takes = (line) => {
-  if (!line.startsWith('{"at":')) return false;
-  server.push(JSON.parse(line));
-  return true;
+stage.childErrors = "piped";
+stage.watchErrors = async ({ stderr }) => {
+  for await (const line of textLines(stderr)) {
+    if (line.startsWith('{"at":')) server.push(JSON.parse(line));
+    else console.error(line);
+  }
 };
 
 /**

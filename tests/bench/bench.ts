@@ -16,12 +16,8 @@
 
 import { jainsIndex } from "../../lib/load.ts";
 import { textLines } from "../../lib/harness/child.ts";
-import {
-  type Io,
-  mode,
-  UsageError,
-  type Values,
-} from "../../lib/harness/command_line.ts";
+import { UsageError } from "../../lib/harness/command_line.ts";
+import type { Io, Values } from "../../lib/harness/mode_types.ts";
 import { Progress } from "../../lib/harness/progress.ts";
 import { runLesson } from "../../lib/harness/run_lesson.ts";
 import { formatBar, formatTable } from "../../lib/harness/table.ts";
@@ -642,15 +638,15 @@ function find(program: string): string | undefined {
   });
 }
 
-await runLesson({
-  url: import.meta.url,
-  title: "Echo servers side by side, under the same load",
-  modes: {
-    bench: mode({
+await runLesson(
+  import.meta.url,
+  "Echo servers side by side, under the same load",
+  {
+    bench: {
       help: "all parts, or those named: " + Object.keys(PARTS).join(", "),
       flags: ["--allow-all"],
       options: OPTIONS,
-      operands: "PART",
+      operands: "PART...",
       async run(options) {
         const names = options.args.length > 0
           ? options.args
@@ -677,6 +673,6 @@ await runLesson({
         );
         for (const name of names) await PARTS[name](options);
       },
-    }),
+    },
   },
-});
+);

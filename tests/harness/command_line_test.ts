@@ -1,41 +1,39 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
-  clientOptions,
+  common,
   helpText,
-  mode,
   parseCommandLine,
-  serverOptions,
   UsageError,
 } from "../../lib/harness/command_line.ts";
 
 const run = () => Promise.resolve();
 const count = { default: 7, min: 1, max: 10, help: "how many" };
 const MODES = {
-  demo: mode({
+  demo: {
     help: "",
     flags: [],
-    options: { count, isFast: { default: false, flag: "fast", help: "" } },
+    options: { count, fast: { default: false, help: "" } },
     run,
-  }),
-  server: mode({
+  },
+  server: {
     help: "",
     flags: ["--allow-net"],
-    options: serverOptions,
+    options: common.server,
     operands: ["port"],
-    show: "trace",
+    show: "trace" as const,
     run,
-  }),
-  client: mode({
+  },
+  client: {
     help: "",
     flags: [],
     options: {
-      ...clientOptions,
+      ...common.client,
       message: { default: "hello", help: "" },
       maxFrame: { default: 1, help: "" },
     },
-    show: "trace",
+    show: "trace" as const,
     run,
-  }),
+  },
 };
 
 const parse = (...args: string[]) => parseCommandLine(MODES, args);
@@ -44,12 +42,12 @@ Deno.test("parseCommandLine() gives every option of the mode its value", () => {
   assertEquals(parse(), {
     name: "demo",
     help: false,
-    values: { count: 7, isFast: false },
+    values: { count: 7, fast: false },
     args: [],
   });
   assertEquals(parse("demo", "--fast", "--count", "10").values, {
     count: 10,
-    isFast: true,
+    fast: true,
   });
   assertEquals(parse("--count=1").values.count, 1);
   assertEquals(parse("client", "--max-frame", "5").values.maxFrame, 5);
@@ -87,7 +85,7 @@ Deno.test("parseCommandLine() takes operands for options", () => {
 
 Deno.test("parseCommandLine() passes many operands on", () => {
   const options = { fast: { default: false, help: "" } };
-  const demo = mode({ help: "", flags: [], options, operands: "NUMBER", run });
+  const demo = { help: "", flags: [], options, operands: "NUMBER", run };
   const parseMany = (...argv: string[]) => {
     const { name, args } = parseCommandLine({ demo }, argv);
     return [name, ...args];
@@ -186,7 +184,7 @@ Deno.test("parseCommandLine() takes numbers in decimal digits only", () => {
 
 Deno.test("helpText() has every mode, its command and its options", () => {
   const url = new URL("../../lessons/01%20x.ts", import.meta.url).href;
-  const text = helpText({ url, title: "Title", modes: MODES });
+  const text = helpText(url, "Title", MODES);
   const lines = text.split("\n");
   assertEquals(lines.slice(0, 3), [
     "Title",
@@ -203,6 +201,6 @@ Deno.test("helpText() has every mode, its command and its options", () => {
 
 Deno.test("parseCommandLine() takes a flag whose name begins with no-", () => {
   const options = { noGate: { default: false, help: "" } };
-  const modes = { demo: mode({ help: "", flags: [], options, run }) };
+  const modes = { demo: { help: "", flags: [], options, run } };
   assertEquals(parseCommandLine(modes, ["--no-gate"]).values, { noGate: true });
 });

@@ -34,7 +34,7 @@
  * | `htons`, `htonl`, `inetPton` | none: they only move bytes |
  * | `libc.socket` | `socket` |
  * | `socket.bind` | `bind` |
- * | `socket.getsocknameBytes` | `getsockname` |
+ * | `libc.call("getsockname", ...)` | `getsockname` |
  *
  * Try it:
  * - `deno task byte_order 256 1`: on a little-endian host each is the other one
@@ -108,7 +108,8 @@ read as this host reads its own numbers, as s_addr, they are ${hex(sAddr, 8)}.
 
   using socket = libc.socket(SOCK_DGRAM);
   socket.bind({ hostname: "127.0.0.1", port: 0 }); // The kernel finds a port.
-  const name = socket.getsocknameBytes();
+  const name = new Uint8Array(16); // So long is a struct sockaddr_in.
+  libc.call("getsockname", socket.fd, name, new Uint32Array([name.length]));
   const [family] = new Uint16Array(name.buffer);
   const port = new DataView(name.buffer).getUint16(2);
   const field = (from: number, to: number) => bytes(name.subarray(from, to));

@@ -19,7 +19,7 @@
  * What to look at:
  * - The first lines of `demo()` are the tutorial's program, line by line.
  * - `ask()` reads an option, sets it, and reads it again.
- * - `libc.descriptorOf(conn)` finds the descriptor of a connection of Deno's. An
+ * - `descriptorOf(libc, conn)` finds the descriptor of a connection of Deno's. An
  *   option belongs to the socket, not to the library that asks: so libc reads
  *   and sets those of Deno's own connections.
  *
@@ -29,7 +29,7 @@
  * | `socket.setsockopt` | `setsockopt` |
  * | `conn.setNoDelay` | `setsockopt(TCP_NODELAY)` |
  * | `conn.setKeepAlive` | `setsockopt(SO_KEEPALIVE)` |
- * | `libc.descriptorOf` | `getdents64` of `/proc/self/fd`, `getsockname`, `getsockopt(SO_TYPE)`, `getpeername` |
+ * | `descriptorOf` | `getdents64` of `/proc/self/fd`, `getsockname`, `getsockopt(SO_TYPE)`, `getpeername` |
  *
  * Deno has calls for TCP_NODELAY and SO_KEEPALIVE, and none for other options.
  * These go through libc (`--allow-ffi`). The limits of this host stand in
@@ -57,6 +57,7 @@ import { outcomeOf } from "../lib/describe.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
+  descriptorOf,
   type Libc,
   type LibcDescriptor,
   openLibc,
@@ -91,7 +92,7 @@ export async function demo({
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const { port } = listener.addr;
   using conn = await Deno.connect({ hostname: LOOPBACK, port });
-  const descriptor = libc.descriptorOf(conn);
+  const descriptor = descriptorOf(libc, conn);
   using newTcp = libc.socket(SOCK_STREAM);
   const sockets = { TCP: newTcp, UDP: udp, Deno: descriptor };
   const wishes: [SocketOption, number][] = [
@@ -191,7 +192,7 @@ async function firstWrite(libc: Libc, sendBuffer?: number): Promise<number[]> {
   const { port } = listener.addr;
   using conn = await Deno.connect({ hostname: LOOPBACK, port });
   using _peer = await listener.accept();
-  const socket = libc.descriptorOf(conn);
+  const socket = descriptorOf(libc, conn);
   if (sendBuffer !== undefined) socket.setsockopt("SO_SNDBUF", sendBuffer);
   const size = socket.getsockopt("SO_SNDBUF");
   return [size, await conn.write(new Uint8Array(64 * 1024 * 1024))];

@@ -264,7 +264,7 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
     let what = call;
     if (call === "SIGINT") {
       const [, pid] = (await peers[who].call("pid")).split(" ");
-      libc.kill(Number(pid), SIGINT); // What Ctrl+C does.
+      libc.call("kill", Number(pid), SIGINT); // What Ctrl+C does.
       await peers[who].ended();
     } else if (call === "connect") {
       what = await client.call(`connect ${port}`);
@@ -288,9 +288,13 @@ async function* statesUntilSettled(client: number, server: number) {
   let seen = "";
   for (const end = performance.now() + 1000; performance.now() < end;) {
     const rows = await readTcpTable(); // One look for both ends.
+    const stateOf = (own: number, other: number) => {
+      const end = { localAddr: { port: own }, remoteAddr: { port: other } };
+      return endOf(rows, end)?.state ?? "gone";
+    };
     const states = {
-      client: endOf(rows, client, server)?.state ?? "gone",
-      server: endOf(rows, server, client)?.state ?? "gone",
+      client: stateOf(client, server),
+      server: stateOf(server, client),
     };
     const pair = `${states.client} ${states.server}`;
     if (pair !== seen) yield states;
@@ -304,10 +308,8 @@ async function claims(): Promise<(string | number)[][]> {
   await using server = new RemotePeer();
   const port = await server.listen();
   using conn = await Deno.connect({ hostname: LOOPBACK, port });
-  const own = conn.localAddr.port;
   await server.call("accept");
-  const state = async () =>
-    endOf(await readTcpTable(), own, port)?.state ?? "gone";
+  const state = async () => endOf(await readTcpTable(), conn)?.state ?? "gone";
   const rows: (string | number)[][] = [];
 
   await server.call("unlisten");
@@ -372,7 +374,7 @@ async function abruptEnds(libc: Libc): Promise<(string | number)[][]> {
   });
   await observe("close(2), SO_LINGER 0", libcPort, "", () => {
     using socket = listener.accept();
-    socket.setLinger({ on: true, seconds: 0 });
+    socket.setsockopt("SO_LINGER", 1, 0); // On, for 0 seconds.
   });
   return rows;
 }

@@ -71,11 +71,13 @@ import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
+  descriptorOf,
   type Libc,
   type LibcSocket,
   openLibc,
   SOCK_STREAM,
 } from "../lib/libc_socket.ts";
+import { dropIncoming, passIncoming } from "../lib/packet_loss.ts";
 import { endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
@@ -199,7 +201,7 @@ async function connect() {
 
 async function denoRestarts(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  const option = libc.descriptorOf(listener).getsockopt("SO_REUSEADDR");
+  const option = descriptorOf(libc, listener).getsockopt("SO_REUSEADDR");
   const { port, client, server } = await connect();
   await closeInTurn(server, client);
   await timeWait(port);
@@ -243,10 +245,10 @@ type Show = (meaning: string) => unknown;
 async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
   const { port, client: a, server } = await connect();
   using b = server;
-  const socket = libc.descriptorOf(b);
+  const socket = descriptorOf(libc, b);
   a.close();
   await b.read(new Uint8Array(1)); // null: A's FIN has come.
-  socket.dropIncoming();
+  dropIncoming(socket);
   await b.closeWrite();
 
   const aPort = a.localAddr.port;
@@ -260,8 +262,8 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
   for (; performance.now() < start + 30_000; await delay(20)) {
     const rows = await readTcpTable(); // One look for both ends.
     const time = performance.now() - start;
-    const endA = endOf(rows, aPort, port);
-    const endB = endOf(rows, port, aPort);
+    const endA = endOf(rows, a);
+    const endB = endOf(rows, b);
     if (endA?.state !== "TIME-WAIT") continue;
     const left = endA.timer!.milliseconds;
     const again = endB?.retransmits;
@@ -286,7 +288,7 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
     }
     if (again === undefined) return;
     if (isLossy && again >= 3) {
-      socket.passIncoming();
+      passIncoming(socket);
       isLossy = false;
     }
   }

@@ -73,6 +73,7 @@ import { putLoad } from "../lib/load.ts";
 import { openReadable } from "../lib/open_readable.ts";
 import { connectAndReset } from "../lib/reset_client.ts";
 import { connectPair } from "../lib/tcp_pair.ts";
+import { endOf, readTcpTable } from "../lib/tcp_table.ts";
 
 /** How much the client sends that reads nothing: 32 MiB. */
 const MOST = 32 * 1024 * 1024;
@@ -150,7 +151,7 @@ async function afterwards(uses: Uses): Promise<string> {
     await pair.client.write(new Uint8Array(5));
     await pair.client.closeWrite();
     await use(pair.server);
-    const state = (await pair.rows()).server?.state ?? "closed";
+    const state = endOf(await readTcpTable(), pair.server)?.state ?? "closed";
     const answer = await pair.server.write(new Uint8Array(1))
       .then((count) => `${count} byte`, (error) => error.name);
     return [name, state, answer];
@@ -200,9 +201,11 @@ async function backpressure(uses: Uses): Promise<string> {
       // and bytes that have come, and Deno runs the timer first.
       for (let part = 0; part < 3; part++) await delay(100);
     }
-    const { client, server } = await pair.rows();
-    const request = client!.sendQueue + server!.receiveQueue;
-    const echo = server!.sendQueue + client!.receiveQueue;
+    const table = await readTcpTable(); // One look for both ends.
+    const client = endOf(table, pair.client)!;
+    const server = endOf(table, pair.server)!;
+    const request = client.sendQueue + server.receiveQueue;
+    const echo = server.sendQueue + client.receiveQueue;
     return [name, request, sent - request - echo, echo];
   });
   const head = ["server", "kernel: requests", "its memory", "kernel: echoes"];

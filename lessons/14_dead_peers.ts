@@ -39,8 +39,7 @@
  * |---|---|
  * | `conn.setKeepAlive(true)` | `setsockopt(SO_KEEPALIVE)` |
  * | `socket.setsockopt` | `setsockopt(TCP_KEEPIDLE)`, and so on |
- * | `socket.getTcpInfo` | `getsockopt(TCP_INFO)` |
- * | `socket.dropIncoming`, `passIncoming` | `setsockopt(SO_ATTACH_FILTER)`, `setsockopt(SO_DETACH_FILTER)` |
+ * | `dropIncoming`, `passIncoming` | `setsockopt(SO_ATTACH_FILTER)`, `setsockopt(SO_DETACH_FILTER)` |
  * | `conn.read` of a dead peer | `recvfrom`: EAGAIN; `epoll_wait`; `recvfrom`: ETIMEDOUT |
  * | `withDeadline` | none: a timer of the event loop |
  *
@@ -69,12 +68,14 @@ import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
+  descriptorOf,
   type Libc,
   type LibcDescriptor,
   openLibc,
 } from "../lib/libc_socket.ts";
+import { dropIncoming, passIncoming } from "../lib/packet_loss.ts";
 import { connectPair } from "../lib/tcp_pair.ts";
-import { cat, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
+import { cat, endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 
 /** How long the demo waits for what may never come, in seconds. */
 const PATIENCE = 5;
@@ -108,9 +109,9 @@ const echo = (conn: Deno.Conn) =>
 
 /** The network loses all that comes for this end, until it is disposed of. */
 function cutOff(libc: Libc, conn: Deno.TcpConn): Disposable {
-  const socket = libc.descriptorOf(conn);
-  socket.dropIncoming();
-  return { [Symbol.dispose]: () => socket.passIncoming() };
+  const socket = descriptorOf(libc, conn);
+  dropIncoming(socket);
+  return { [Symbol.dispose]: () => passIncoming(socket) };
 }
 
 const PEERS = ["alive", "stuck", "dead", "dead, bytes sent"];
@@ -147,7 +148,7 @@ export async function demo({
 /** The kernel's own times: these are long. */
 async function kernelValues(libc: Libc): Promise<string> {
   using pair = await connectPair();
-  const socket = libc.descriptorOf(pair.client);
+  const socket = descriptorOf(libc, pair.client);
   const options = [
     "SO_KEEPALIVE",
     "TCP_KEEPIDLE",
@@ -178,7 +179,6 @@ async function timeline(libc: Libc): Promise<string> {
   using writer = await connectPair();
   using _reader = cutOff(libc, reader.server);
   using _writer = cutOff(libc, writer.server);
-  const socket = libc.descriptorOf(writer.client);
   reader.client.read(new Uint8Array(1)).catch(() => {}); // Ends with the pair.
   using progress = new Progress("waiting", PATIENCE);
   const show = (it: TcpRow) => `${it.state}, ${it.timer?.kind ?? "no timer"}`;
@@ -187,10 +187,9 @@ async function timeline(libc: Libc): Promise<string> {
     progress.update(second);
     await writer.client.write(new Uint8Array(1000));
     const table = await readTcpTable(); // One look for both.
-    const { client: a } = await reader.rows(table);
-    const { client: c } = await writer.rows(table);
-    const { retransmits } = socket.getTcpInfo();
-    rows.push([second, show(a!), show(c!), c!.sendQueue, retransmits]);
+    const a = endOf(table, reader.client)!;
+    const c = endOf(table, writer.client)!;
+    rows.push([second, show(a), show(c), c.sendQueue, c.retransmits]);
     await delay(1000);
   }
   return formatTable(["s", "(a)", "(c)", "send queue", "sent again"], rows);
@@ -201,7 +200,7 @@ async function notice(libc: Libc): Promise<string> {
   const watch = async (remedies: typeof REMEDIES[string], peer: string) => {
     using pair = await connectPair();
     const { client, server } = pair;
-    const socket = libc.descriptorOf(client);
+    const socket = descriptorOf(libc, client);
     remedies?.forEach((remedy) => remedy(socket));
     if (peer === "alive") echo(server);
     using _cut = peer.startsWith("dead") ? cutOff(libc, server) : null;

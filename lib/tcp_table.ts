@@ -138,8 +138,7 @@ export function parseTcpTable(text: string): TcpRow[] {
  * Finds one end of a connection.
  *
  * @param rows What the kernel lists, from one reading.
- * @param own The port of this end.
- * @param other The port of the other end.
+ * @param end A `Deno.TcpConn`, or as much of it as its ports.
  * @returns Its row, or `undefined` if the kernel has none any more.
  *
  * @example Both ends of a connection on this host
@@ -149,19 +148,18 @@ export function parseTcpTable(text: string): TcpRow[] {
  * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
  * const { port } = listener.addr;
  * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
- * const client = conn.localAddr.port;
+ * using accepted = await listener.accept();
  * const rows = await readTcpTable();
- * assertEquals(endOf(rows, client, port)?.state, "ESTABLISHED");
- * assertEquals(endOf(rows, port, client)?.state, "ESTABLISHED");
+ * assertEquals(endOf(rows, conn)?.state, "ESTABLISHED");
+ * assertEquals(endOf(rows, accepted)?.state, "ESTABLISHED");
  * ```
  */
 export function endOf(
   rows: TcpRow[],
-  own: number,
-  other: number,
+  end: { localAddr: { port: number }; remoteAddr: { port: number } },
 ): TcpRow | undefined {
   return rows.find(({ local, remote }) =>
-    local.port === own && remote.port === other
+    local.port === end.localAddr.port && remote.port === end.remoteAddr.port
   );
 }
 

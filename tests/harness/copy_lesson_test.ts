@@ -182,7 +182,7 @@ Deno.test("copyLesson() takes what is needed, and nothing else", async () => {
   assert(!/@example|```/.test(text));
   // What only a comment names is not needed.
   const closing = await copyLesson("lessons/08_closing.ts");
-  assertMatch(closing, /^ +\* @param .*`SOCK_DGRAM`/m);
+  assertMatch(closing, /^ +\/\*\* .*`SOCK_DGRAM`/m);
   assert(!closing.includes("const SOCK_DGRAM"));
   assert(!/\bstage\b.* from|\/\/ stage$/m.test(text));
   // The lesson comes first, and only what runs at once comes last.

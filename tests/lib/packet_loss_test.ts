@@ -1,0 +1,43 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { descriptorOf, LibcError, openLibc } from "../../lib/libc_socket.ts";
+import { dropIncoming, passIncoming } from "../../lib/packet_loss.ts";
+import { until } from "../testing.ts";
+
+/** How often the kernel sent something again, without the lib. */
+function retransmitsOf(own: number, other: number): number {
+  const hex = (port: number) =>
+    port.toString(16).toUpperCase().padStart(4, "0");
+  const row = Deno.readTextFileSync("/proc/net/tcp").split("\n").find((row) =>
+    row.includes(`:${hex(own)} 0100007F:${hex(other)} `)
+  );
+  return parseInt(row!.trim().split(/ +/)[6], 16);
+}
+
+Deno.test("dropIncoming() loses what comes in, passIncoming() lets it in again", async () => {
+  using libc = openLibc();
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using peer = await listener.accept();
+  const descriptor = descriptorOf(libc, conn);
+  const error = assertThrows(() => passIncoming(descriptor), LibcError);
+  assertEquals(error.code, "ENOENT");
+
+  dropIncoming(descriptor);
+  await peer.write(new Uint8Array(5));
+  let arrived = false;
+  const reading = conn.read(new Uint8Array(10)).then((count) => {
+    arrived = true;
+    return count;
+  });
+  // The kernel sends it again, and counts that.
+  await until(() => retransmitsOf(port, conn.localAddr.port) >= 2);
+  assert(!arrived);
+  // What is lost is only what comes in.
+  assertEquals(await conn.write(new Uint8Array(3)), 3);
+  assertEquals(await peer.read(new Uint8Array(10)), 3);
+
+  passIncoming(descriptor);
+  assertEquals(await reading, 5);
+  await until(() => retransmitsOf(port, conn.localAddr.port) === 0);
+});

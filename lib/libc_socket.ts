@@ -141,8 +141,11 @@ export class Libc implements Disposable {
   error(call: string): LibcError {
     const [errno] = this.#errno;
     // Some have two names: for sockets the last one is EOPNOTSUPP, not ENOTSUP.
-    const [code] = Object.entries(constants.errno)
-      .findLast(([, number]) => number === errno) ?? [`errno ${errno}`];
+    // Of two names this is the one that sockets use: EAGAIN, EOPNOTSUPP.
+    const [code] =
+      Object.entries(constants.errno).find(([name, number]) =>
+        number === errno && name !== "ENOTSUP"
+      ) ?? [`errno ${errno}`];
     const text = this.calls.strerror(errno)!;
     return new LibcError(call, code, Deno.UnsafePointerView.getCString(text));
   }

@@ -22,6 +22,8 @@ const LICENSE = `Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`;
 
 /** A line of what puts a lesson on stage, with the doc comment above it. */
 const STAGE = /(?:^ *\/\*\*(?:(?!\*\/)[^])*\*\/\n)?^.*\/\/ stage\n/gm;
+/** Where the command line of a lesson begins. */
+const MAIN = /^(?=if \(import\.meta\.main)/m;
 const SPECIFIER = /(?:type )?(\w+)(?: as (\w+))?,?/g;
 const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
 const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
@@ -32,7 +34,7 @@ const NAME = /(?<![\w$]|(?<!\.\.)\.)[a-z_$][\w$]*/gi;
 const DECLARATION =
   /(?:^(?:\/\*[^]*?\*\/|\/\/.*)\n+)*^[^\s})\]>/].*\n(?:(?:[ })\]>].*)?\n)*/gm;
 const DECLARED =
-  /^(?:export )?(?:async )?(?:const|let|function\*?|class|interface|type) ([\w$]+)/m;
+  /^(?:export )?(?:async )?(?:const|let|function\*?|class|interface|type) ([\w$]+|\[[^\]]+\])/m;
 
 /** Options of {@linkcode copyLesson}. */
 export interface CopyOptions {
@@ -40,6 +42,8 @@ export interface CopyOptions {
   fileName?: string;
   /** Imports the standard library from JSR, and not as the repository does. */
   jsr?: boolean;
+  /** Leaves out `demo` and the command line of a lesson that has more. */
+  functions?: boolean;
 }
 
 /**
@@ -59,9 +63,11 @@ export interface CopyOptions {
  */
 export async function copyLesson(
   path: string,
-  { fileName = fileNameOf(path), jsr = false }: CopyOptions = {},
+  { fileName = fileNameOf(path), jsr = false, functions = false }: CopyOptions =
+    {},
 ): Promise<string> {
-  const copied = readModule(path);
+  const source = readModule(path);
+  const copied = functions ? functionsOf(source) : source;
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -76,7 +82,7 @@ export async function copyLesson(
     .replace(/^ \* Try it:\n(?: \* .+\n)+(?: \*\n)?/m, "");
   // The lesson is what one reads first. Only what runs at once, at its end, has
   // to stand behind the parts that it uses.
-  const [body, main = ""] = copied.code.split(/^(?=if \(import\.meta\.main)/m);
+  const [body, main = ""] = copied.code.split(MAIN);
   return await format([
     imports.some((it) => /"(npm|jsr):/.test(it))
       ? "// deno-lint-ignore-file no-import-prefix"
@@ -116,6 +122,7 @@ export function findSource(name: string): string {
     paths.indexOf(`${wanted}.ts`),
     names.indexOf(wanted),
     names.findIndex((it) => it.replace(/^\d+_/, "") === wanted),
+    names.findIndex((it) => it.match(/^\d+(?=_)/)?.[0] === wanted),
   ].find((index) => index >= 0);
   if (found !== undefined) return paths[found];
   throw new UsageError(
@@ -128,26 +135,28 @@ export function findSource(name: string): string {
 /**
  * Says how a copy is used.
  *
- * @param path What it is a copy of.
- * @param file Where the copy is.
- * @returns For a lesson the command of each mode; for a module its import.
+ * @param text The copy.
+ * @param file Where it is.
+ * @returns The command of each mode; if there is none, its import.
  *
  * @example
  * ```ts
  * import { assertEquals } from "@std/assert";
  *
- * const [, server] = usageOf("lessons/02_tcp_echo.ts", "my echo.ts");
- * assertEquals(server, "deno run --allow-net 'my echo.ts' server");
+ * const text = await copyLesson("lib/full_io.ts");
+ * const [line] = usageOf(text, "../io.ts");
+ * assertEquals(line.slice(-31), 'readFull, writeFull } from "./io.ts";'.slice(-31));
  * ```
  */
-export function usageOf(path: string, file: string): string[] {
-  const { header, code } = readModule(path);
+export function usageOf(text: string, file: string): string[] {
   const commands = Array.from(
-    header.matchAll(/^ \* @run (.+)$/gm),
-    ([, it]) => it.replace(path, () => shellQuote(file)),
+    text.matchAll(/^ \* @run (.+)$/gm),
+    ([, command]) =>
+      command.replace(shellQuote(fileNameOf(file)), () => shellQuote(file)),
   );
   if (commands.length > 0) return commands;
-  const names = code.matchAll(
+  const [own] = text.split(/^\/\/ lib\//m);
+  const names = own.matchAll(
     /^export (?:async )?(?:const|function\*?|class) (\w+)/gm,
   );
   const list = Array.from(names, ([, name]) => name).join(", ");
@@ -192,6 +201,45 @@ function readModule(path: string): Source {
   return { path, header, imports, renamed, code: rest.slice(header.length) };
 }
 
+/** A lesson's functions, without its command line, and without its demo. */
+function functionsOf(lesson: Source): Source {
+  const [body] = lesson.code.split(MAIN);
+  const wanted = Array.from(
+    body.matchAll(/^export .*?(?:function|class) (\w+)/gm),
+    ([, name]) => name,
+  ).filter((name) => name !== "demo");
+  // A lesson that has nothing else keeps its demo.
+  const code = wanted.length > 0 ? declarationsFor(wanted, lesson, body) : body;
+  const used = namesIn(code);
+  return {
+    ...lesson,
+    header: lesson.header.replaceAll(/^ \* @run .*\n/gm, ""),
+    imports: new Map([...lesson.imports].filter(([name]) => used.has(name))),
+    code,
+  };
+}
+
+/** Some declarations of a module, and those that they use, in their order. */
+function declarationsFor(names: string[], source: Source, code: string) {
+  const declarations = declarationsOf({ ...source, code });
+  const kept = new Set<string>();
+  const keep = (name: string) => {
+    const text = declarations.get(name);
+    if (text === undefined || kept.has(text)) return;
+    kept.add(text);
+    namesIn(text).forEach(keep);
+  };
+  names.forEach(keep);
+  const all = new Set(declarations.values());
+  return [...all].filter((text) => kept.has(text)).join("");
+}
+
+/** Each name that the code of a text has, and not only its comments. */
+function namesIn(text: string): Set<string> {
+  const names = text.replaceAll(COMMENT, "").matchAll(NAME);
+  return new Set(Array.from(names, ([name]) => name));
+}
+
 /**
  * What a module needs: the declarations of others that are reached from it, and
  * the names from outside, by the modules that they are from.
@@ -216,8 +264,7 @@ function partsFor(copied: Source) {
     const { imports, declarations } = parts.get(from)!;
     const text = declarations.get(name);
     if (text === undefined) throw new Error(`${from} declares no ${name}`);
-    const code = text.replaceAll(COMMENT, "");
-    for (const [used] of code.matchAll(NAME)) {
+    for (const used of namesIn(text)) {
       if (declarations.has(used)) reach(used, from);
       else if (imports.has(used)) reach(used, imports.get(used)!);
     }
@@ -230,8 +277,9 @@ function partsFor(copied: Source) {
     .toSorted((a, b) => Number(isShow(a)) - Number(isShow(b)))
     .map(({ path, header, declarations }) => {
       const needed = [...declarations].filter(([name]) => kept.has(name));
-      const code = needed.map(([, text]) => text.replaceAll(EXAMPLE, ""));
-      return `${titleOf(path, header)}\n\n${code.join("")}`;
+      const code = new Set(needed.map(([, text]) => text));
+      const text = [...code].join("").replaceAll(EXAMPLE, "");
+      return `${titleOf(path, header)}\n\n${text}`;
     });
   return { parts: texts, external };
 }
@@ -248,9 +296,9 @@ function titleOf(path: string, header: string): string {
 function declarationsOf({ path, code }: Source): Map<string, string> {
   const declarations = new Map<string, string>();
   for (const [text] of code.matchAll(DECLARATION)) {
-    const name = text.replaceAll(COMMENT, "").match(DECLARED)?.[1];
-    if (name === undefined) throw new Error(`what is this in ${path}? ${text}`);
-    declarations.set(name, text);
+    const [, names] = text.replaceAll(COMMENT, "").match(DECLARED) ?? [];
+    if (!names) throw new Error(`what is this in ${path}? ${text}`);
+    for (const [name] of names.matchAll(NAME)) declarations.set(name, text);
   }
   return declarations;
 }
@@ -294,6 +342,7 @@ if (import.meta.main) {
     default: false,
     help: "import the standard library from JSR, pinned",
   };
+  const functions = { default: false, help: "no demo and no command line" };
   const force = { default: false, help: "write over a file that exists" };
 
   await runLesson(
@@ -303,9 +352,9 @@ if (import.meta.main) {
       copy: {
         help: "the name of a lesson or module, and where to write it",
         flags: ["--allow-read", "--allow-write", "--allow-run=deno"],
-        options: { jsr, force },
+        options: { jsr, functions, force },
         operands: "NAME [OUT]",
-        async run({ args, jsr, force, output, print }) {
+        async run({ args, jsr, functions, force, output, print }) {
           const [name, out, ...more] = args;
           if (name === undefined) throw new UsageError("which lesson?");
           if (more.length > 0) {
@@ -318,6 +367,7 @@ if (import.meta.main) {
           const text = await copyLesson(path, {
             fileName: fileNameOf(file),
             jsr,
+            functions,
           });
           const bytes = new TextEncoder().encode(text);
           const say = out === undefined ? console.error : print;
@@ -332,7 +382,7 @@ if (import.meta.main) {
           }
           const lines = text.split("\n").length - 1;
           say(`${file}: ${lines} lines, a copy of ${path}`);
-          for (const line of usageOf(path, file)) say(`  ${line}`);
+          for (const line of usageOf(text, file)) say(`  ${line}`);
         },
       },
     },

@@ -61,7 +61,7 @@ const linesOf = (text: string) => text.split("\n").length - 1;
 
 Deno.test("copies stand alone", async () => {
   await withFolder(async (folder) => {
-    for (const name of ["lessons", "lib", "jsr"]) {
+    for (const name of ["lessons", "lib", "jsr", "functions"]) {
       await Deno.mkdir(`${folder}/${name}`);
     }
     const texts = new Map<string, string>();
@@ -70,15 +70,22 @@ Deno.test("copies stand alone", async () => {
       texts.set(path, text);
       await Deno.writeTextFile(`${folder}/${path}`, text);
     });
+    await forEach(LESSONS, async (lesson) => {
+      const text = await copyLesson(`lessons/${lesson}`, { functions: true });
+      texts.set(`functions/${lesson}`, text);
+      await Deno.writeTextFile(`${folder}/functions/${lesson}`, text);
+    });
 
+    const all = ["lessons", "lib", "functions"];
     await Deno.writeTextFile(`${folder}/project.json`, "{}");
     for (const [path, text] of texts) namesNoOtherFile(path, text);
     await forEach([
       () => typeCheck(folder),
-      () => succeeds(folder, "fmt", "--check", "lessons", "lib"),
+      () => succeeds(folder, "fmt", "--check", ...all),
       // In a project, and a configuration makes one, a rule more is on.
-      () => succeeds(folder, "lint", "--config=project.json", "lessons", "lib"),
-      () => importFunctions(folder),
+      () => succeeds(folder, "lint", "--config=project.json", ...all),
+      () => importFunctions(folder, "lessons"),
+      () => importFunctions(folder, "functions"),
       () => forEach(LESSONS, (lesson) => askForHelp(lesson, folder)),
       () => forEach(FORKING, (lesson) => runDemo(lesson, folder)),
     ], (f) => f());
@@ -101,14 +108,15 @@ async function typeCheck(folder: string) {
   const pinned = /^import .* from "jsr:@std\/\w+@\d+\.\d+\.\d+\/.*";$/m;
   assertMatch(text, pinned);
   assert(!text.includes('"npm:'));
-  const all = ["lessons", "lib", "jsr"];
+  const all = ["lessons", "lib", "functions", "jsr"];
   await succeeds(folder, "check", "--import-map=map.json", ...all);
 }
 
-async function importFunctions(folder: string) {
+async function importFunctions(folder: string, copies: string) {
+  const main = `import_${copies}.ts`;
   await Deno.writeTextFile(
-    `${folder}/main.ts`,
-    `import { client, server } from "./lessons/02_tcp_echo.ts";
+    `${folder}/${main}`,
+    `import { client, server } from "./${copies}/02_tcp_echo.ts";
     const ready = Promise.withResolvers<number>();
     const serving = server({
       hostname: "127.0.0.1",
@@ -120,7 +128,7 @@ async function importFunctions(folder: string) {
     await client({ port: await ready.promise, lines });
     await serving;`,
   );
-  const result = await runDeno(["run", "--allow-net", "main.ts"], folder);
+  const result = await runDeno(["run", "--allow-net", main], folder);
   const stdout = "from server imported\nclient done!!\n";
   assertEquals(result, { code: 0, stdout, stderr: "" });
 }
@@ -198,11 +206,43 @@ Deno.test("copyLesson() takes what is needed, and nothing else", async () => {
   assert(order[0] > 0);
 });
 
+Deno.test("copyLesson() takes the functions only, if it is asked to", async () => {
+  const functions = true;
+  const text = await copyLesson("lessons/01_tcp_hello.ts", { functions });
+  const exported = (text: string) =>
+    Array.from(
+      text.split("\n// lib/")[0].matchAll(/^export .*function (\w+)/gm),
+      ([, name]) => name,
+    );
+  assertEquals(exported(text), ["server", "client"]);
+  assert(!/^import |import\.meta|@run|lib\/harness|parseArgs/m.test(text));
+  // It has less of the lesson, and nothing that the whole copy has not.
+  const whole = await copyLesson("lessons/01_tcp_hello.ts");
+  const lines = whole.split("\n");
+  for (const line of text.split("\n")) assert(lines.includes(line), line);
+
+  // Several names in one declaration, and texts that begin at the left edge.
+  const framing = await copyLesson("lessons/10_framing.ts", { functions });
+  assertEquals(
+    framing.match(/^const \[ECHO, REVERSE, DONE, ERROR\] = /gm)?.length,
+    1,
+  );
+  assertEquals(
+    exported(framing),
+    ["writeFrame", "readFrame", "server", "client"],
+  );
+  const order = await copyLesson("lessons/05_byte_order.ts", { functions });
+  assertEquals(exported(order), ["demo"]);
+  assert(order.includes("\n127.0.0.1 is the bytes ${"));
+  assert(!/import\.meta|@run|runLesson/.test(order));
+});
+
 Deno.test("findSource() takes a name in every form", () => {
   for (
     const [name, path] of [
       ["02_tcp_echo", "lessons/02_tcp_echo.ts"],
       ["tcp_echo", "lessons/02_tcp_echo.ts"],
+      ["02", "lessons/02_tcp_echo.ts"],
       ["02_tcp_echo.ts", "lessons/02_tcp_echo.ts"],
       ["lessons/02_tcp_echo.ts", "lessons/02_tcp_echo.ts"],
       ["./lessons/02_tcp_echo", "lessons/02_tcp_echo.ts"],
@@ -232,6 +272,18 @@ Deno.test("copy prints the copy, and elsewhere how to run it", async () => {
   deno run --allow-net 02_tcp_echo.ts server
   deno run --allow-net 02_tcp_echo.ts client
 `,
+  });
+});
+
+Deno.test("copy --functions says how to import them", async () => {
+  await withFolder(async (folder) => {
+    const file = `${folder}/echo.ts`;
+    const { code, stdout, stderr } = await copy("--functions", "02", file);
+    assertEquals([code, stderr], [0, ""]);
+    assertMatch(
+      stdout,
+      /^ {2}import \{ server, client \} from "\.\/echo\.ts";$/m,
+    );
   });
 });
 

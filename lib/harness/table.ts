@@ -5,27 +5,17 @@
  */
 
 import { bold } from "@std/fmt/colors";
-import { padText, widthOf, wrapText } from "./text_width.ts";
-
-/** Options of {@linkcode formatTable}; the defaults suit standard output. */
-export interface TableOptions {
-  /** How wide the table may be; what is no terminal has no limit. */
-  columns?: number;
-  /** Whether the head is bold. */
-  color?: boolean;
-  /**
-   * Whether the head is shown. Without it, rows can follow one by one in a table
-   * whose cells are no wider than its head.
-   */
-  hasHead?: boolean;
-}
+import { widthOf } from "./text_width.ts";
 
 /**
  * Formats a table: text to the left of its column, numbers to the right. Where
- * it is too wide, it is a list, each cell behind the name of its column.
+ * it is too wide, it is a list, each cell in a line behind its column's name.
  *
  * @param head The names of the columns.
  * @param rows The cells.
+ * @param options What suits standard output, by default: how many `columns` the
+ * terminal has, whether it has `color` for the head, and whether the table
+ * `hasHead`; further rows of the same table need none.
  * @returns The table, its lines joined by newlines.
  *
  * @example
@@ -41,57 +31,39 @@ export interface TableOptions {
 export function formatTable(
   head: string[],
   rows: (string | number)[][],
-  options: TableOptions = {},
-): string {
-  const isTerminal = Deno.stdout.isTerminal();
-  const {
+  {
     // A bare pseudo-terminal has 0 columns: as good as unknown.
-    columns = isTerminal && Deno.consoleSize().columns || Infinity,
-    color = isTerminal && !Deno.noColor,
+    columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns ||
+      Infinity,
+    color = Deno.stdout.isTerminal() && !Deno.noColor,
     hasHead = true,
-  } = options;
-  const widths = head.map((name, column) =>
-    Math.max(widthOf(name), ...rows.map((row) => widthOf(String(row[column]))))
+  } = {},
+): string {
+  const table = [head, ...rows].map((cells) => cells.map(String));
+  const widths = head.map((_, column) =>
+    Math.max(...table.map((cells) => widthOf(cells[column])))
   );
-  const width = widths.reduce((sum, it) => sum + it + GAP.length, -GAP.length);
-  if (width > columns) return listRows(head, rows, columns).join("\n");
-
   const isNumeric = head.map((_, column) =>
-    rows.length > 0 && rows.every((row) => typeof row[column] === "number")
+    rows.every((cells) => typeof cells[column] === "number")
   );
-  const line = (cells: (string | number)[]) =>
-    cells.map((cell, column) =>
-      padText(
-        String(cell),
-        widths[column],
-        isNumeric[column] ? "right" : "left",
-      )
-    ).join(GAP).trimEnd();
-  const title = line(head);
-  const lines = rows.map(line);
-  if (hasHead) lines.unshift(color ? bold(title) : title);
-  return lines.join("\n");
+  const lines = table.map((cells) =>
+    cells.map((cell, column) => {
+      const spaces = " ".repeat(widths[column] - widthOf(cell));
+      return isNumeric[column] ? spaces + cell : cell + spaces;
+    }).join("  ").trimEnd()
+  );
+  if (lines.some((line) => widthOf(line) > columns)) {
+    return table.slice(1).map((cells) => listCells(head, cells)).join("\n\n");
+  }
+  if (color) lines[0] = bold(lines[0]);
+  return lines.slice(hasHead ? 0 : 1).join("\n");
 }
 
-/** What is between two columns. */
-const GAP = "  ";
-
-/** One row after the other, each cell behind the name of its column. */
-function listRows(
-  head: string[],
-  rows: (string | number)[][],
-  columns: number,
-): string[] {
-  return rows.flatMap((row) => {
-    const cells = row.map((cell, column) =>
-      head[column] === "" || cell === ""
-        ? `${cell}`
-        : `${head[column]}: ${cell}`
-    );
-    const text = cells.filter((it) => it !== "").join(", ");
-    return wrapText(text, Math.max(columns, 20) - 2)
-      .map((line, i) => i === 0 ? line : `  ${line}`);
-  });
+function listCells(head: string[], cells: string[]): string {
+  return cells
+    .map((cell, i) => head[i] && cell ? `${head[i]}: ${cell}` : cell)
+    .filter((line) => line !== "")
+    .join("\n");
 }
 
 /**

@@ -36,7 +36,6 @@ export function widthOf(text: string): number {
  *
  * @param text One line, without escapes for color.
  * @param width How many columns it takes at least.
- * @param side Where the text stands.
  * @returns The text and the spaces.
  *
  * @example
@@ -44,16 +43,10 @@ export function widthOf(text: string): number {
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(padText("你好", 6), "你好  ");
- * assertEquals(padText("12", 4, "right"), "  12");
  * ```
  */
-export function padText(
-  text: string,
-  width: number,
-  side: "left" | "right" = "left",
-): string {
-  const spaces = " ".repeat(Math.max(width - widthOf(text), 0));
-  return side === "left" ? text + spaces : spaces + text;
+export function padText(text: string, width: number): string {
+  return text + " ".repeat(Math.max(width - widthOf(text), 0));
 }
 
 /** What stays in one line, if it fits. */

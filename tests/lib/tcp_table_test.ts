@@ -148,14 +148,15 @@ Deno.test("readTcpTable() takes no failure for an empty table", async () => {
        empty) exit 0;;
        hidden) echo "cat: $1: Permission denied" >&2; exit 1;;
        killed) cat "$1"; kill -9 $$;;
-       ipv4) cat "$1" /nowhere;;
+       ipv4) cat "$1"; echo "cat: $2: No such file or directory" >&2; exit 1;;
+       ipv6) echo "cat: $1: Permission denied" >&2; cat "$2"; exit 1;;
      esac`,
   );
   const url = new URL("../../lib/tcp_table.ts", import.meta.url);
   const script = `
     import { readTcpTable } from "${url}";
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    for (const fake of ["silent", "empty", "hidden", "killed", "ipv4"]) {
+    for (const fake of ["silent", "empty", "hidden", "killed", "ipv6", "ipv4"]) {
       Deno.env.set("FAKE", fake);
       const rows = await readTcpTable().catch(({ message }) => message);
       console.log(Array.isArray(rows) ? rows.length > 0 : rows);
@@ -170,6 +171,7 @@ Deno.test("readTcpTable() takes no failure for an empty table", async () => {
     "cat /proc/net/tcp: exit code 0",
     "cat /proc/net/tcp: Permission denied",
     "cat /proc/net/tcp: exit code 137",
+    "cat /proc/net/tcp: Permission denied", // And the second file is no answer.
     "true", // A host without IPv6 has no second file.
   ]);
 });

@@ -23,14 +23,6 @@ export interface SequenceEvent {
   states?: { client: string; server: string };
 }
 
-/** Options of {@linkcode SequenceDiagram.draw}; the defaults suit standard output. */
-export interface SequenceOptions {
-  /** The width to draw for; at most 80 columns are used. */
-  columns?: number;
-  /** Whether to use color. */
-  color?: boolean;
-}
-
 /** The lane of one side. */
 export type Side = "client" | "server";
 type SidedEvent = SequenceEvent & { side: Side };
@@ -69,23 +61,27 @@ export class SequenceDiagram {
     return this.#events.toSorted((a, b) => a.at - b.at);
   }
 
-  /** Draws it for a terminal. The lines are joined by newlines. */
-  draw(options: SequenceOptions = {}): string {
-    const isTerminal = Deno.stdout.isTerminal();
-    // A bare pseudo-terminal has 0 columns: as good as unknown.
-    const {
-      columns = isTerminal && Deno.consoleSize().columns || 80,
-      color = isTerminal && !Deno.noColor,
-    } = options;
+  /**
+   * Draws it for a terminal, by default for standard output: at most 80 columns
+   * wide. The lines are joined by newlines.
+   */
+  draw(
+    {
+      // A bare pseudo-terminal has 0 columns: as good as unknown.
+      columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns || 80,
+      color = Deno.stdout.isTerminal() && !Deno.noColor,
+    } = {},
+  ): string {
     const width = Math.min(columns, 80);
     const gap = Math.floor(width / 6) + 1;
     const lane = Math.floor((width - gap - 4) / 2);
-    const paint = (code: (text: string) => string, text: string) =>
-      color ? code(text) : text;
     const hasStates = this.#events.some((event) => event.states);
-    const room = hasStates ? lane - STATE_WIDTH : lane;
+    const stateWidth = hasStates ? STATE_WIDTH : 0;
+    const room = lane - stateWidth;
     if (room < LEAST_ROOM) return this.#list(columns);
 
+    const paint = (code: (text: string) => string, text: string) =>
+      color ? code(text) : text;
     const row = (client: string, between: string, server: string) =>
       `${client} |${between}| ${server}`.trimEnd();
     const blank = " ".repeat(gap);
@@ -94,21 +90,18 @@ export class SequenceDiagram {
     ];
     for (const event of this.#inOrder()) {
       const isClient = event.side === "client";
+      // Arrow and states stand in the first line of an event.
       let between = event.toPeer
         ? paint(cyan, arrow(gap, isClient, event.isLost))
         : blank;
       let { client = "", server = "" } = event.states ?? {};
       for (const text of wrapText(event.what, room)) {
         const [left, right] = isClient ? [text, ""] : ["", text];
-        rows.push(
-          hasStates
-            ? row(
-              padText(left, room) + client.padStart(STATE_WIDTH),
-              between,
-              server.padEnd(STATE_WIDTH) + right,
-            )
-            : row(padText(left, lane), between, right),
-        );
+        rows.push(row(
+          padText(left, room) + client.padStart(stateWidth),
+          between,
+          server.padEnd(stateWidth) + right,
+        ));
         between = blank;
         client = server = "";
       }
@@ -132,21 +125,23 @@ export class SequenceDiagram {
    * as a picture. The lines are joined by newlines.
    */
   mermaid(): string {
-    const rows = ["sequenceDiagram", "  participant client"];
-    rows.push("  participant server");
+    const rows = [
+      "sequenceDiagram",
+      "  participant client",
+      "  participant server",
+    ];
     for (const { side, what, toPeer, isLost, states } of this.#inOrder()) {
       const other = side === "client" ? "server" : "client";
+      const sent = isLost ? `${side}-x${other}` : `${side}->>${other}`;
       const text = what.replace(
         /[#;<>"\\&%]/g,
         (it) => `#${it.charCodeAt(0)};`,
       );
-      if (toPeer) {
-        rows.push(`  ${side}${isLost ? "-x" : "->>"}${other}: ${text}`);
-      } else if (text !== "") rows.push(`  Note over ${side}: ${text}`);
+      if (toPeer) rows.push(`  ${sent}: ${text}`);
+      else if (text !== "") rows.push(`  Note over ${side}: ${text}`);
       if (states) {
-        rows.push(
-          `  Note over client,server: ${states.client} / ${states.server}`,
-        );
+        const { client, server } = states;
+        rows.push(`  Note over client,server: ${client} / ${server}`);
       }
     }
     return rows.join("\n");
@@ -155,10 +150,7 @@ export class SequenceDiagram {
 
 /** `------------->`, or `-----x` where it does not arrive. */
 function arrow(gap: number, toRight: boolean, isLost = false): string {
-  if (!isLost) {
-    const line = "-".repeat(gap - 1);
-    return toRight ? `${line}>` : `<${line}`;
-  }
-  const line = "-".repeat(Math.floor(gap / 2) - 1);
-  return toRight ? `${line}x`.padEnd(gap) : `x${line}`.padStart(gap);
+  const line = "-".repeat((isLost ? Math.floor(gap / 2) : gap) - 1);
+  if (toRight) return `${line}${isLost ? "x" : ">"}`.padEnd(gap);
+  return `${isLost ? "x" : "<"}${line}`.padStart(gap);
 }

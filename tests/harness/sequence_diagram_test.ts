@@ -144,11 +144,18 @@ Deno.test("SequenceDiagram shows the states of both sides beside their lanes", (
     toPeer: true,
     states: { client: "FIN-WAIT-2", server: "CLOSE-WAIT" },
   });
+  diagram.lane("server")({
+    at: 2,
+    what: "close",
+    toPeer: true,
+    states: { client: "TIME-WAIT", server: "gone" },
+  });
   assertEquals(
     diagram.draw({ columns: 80, color: false }).split("\n").slice(1),
     [
       "close, the first of  FIN-WAIT-2 |------------->| CLOSE-WAIT",
       "the two                         |              |",
+      "                      TIME-WAIT |<-------------| gone        close",
     ],
   );
 });

@@ -73,9 +73,8 @@ const standardInput = readLines({
       throw new Error("read stdin", { cause: error });
     }),
 });
-type NextLine = ReturnType<typeof standardInput.next>;
 /** A line that has been asked for, and not been taken yet. */
-let ahead: NextLine | undefined;
+let ahead: ReturnType<typeof standardInput.next> | undefined;
 
 /**
  * The lines of standard input, up to the tutorial's word for "enough": a line
@@ -133,16 +132,13 @@ export function askLines(
 export async function hasInput(): Promise<boolean> {
   if (Deno.stdin.isTerminal()) return true;
   ahead ??= standardInput.next();
-  let timer: ReturnType<typeof setTimeout>;
-  const late = new Promise<null>((resolve) =>
-    timer = setTimeout(() => resolve(null), AT_ONCE)
-  );
-  const first = await Promise.race([ahead, late]);
-  clearTimeout(timer!);
-  return first !== null && !first.done;
+  const late = Promise.withResolvers<{ done: true }>();
+  const timer = setTimeout(late.resolve, AT_ONCE, { done: true });
+  const { done } = await Promise.race([ahead, late.promise]);
+  clearTimeout(timer);
+  return !done;
 }
 
 function isQuit(line: Uint8Array): boolean {
-  const text = new TextDecoder().decode(line.subarray(0, 3));
-  return ["q", "Q", "q\n", "Q\n"].includes(text);
+  return /^q\n?$/i.test(new TextDecoder().decode(line.subarray(0, 3)));
 }

@@ -90,12 +90,10 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
   let corrupted = 0;
   let error: unknown;
 
-  const open = new Set<Deno.TcpConn>();
   const stop = new AbortController();
   using silence = new IdleTimer(timeout, () => {
     error ??= new Error(`No echo for ${timeout} ms`);
     stop.abort(error);
-    for (const conn of open) conn[Symbol.dispose]();
   });
 
   // All begin at once, when all are connected. But nobody waits long for that:
@@ -126,8 +124,8 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
   const gate = noGate ? null : new ReadGate();
   const talk = async (number: number) => {
     using conn = await connections[number];
-    open.add(conn);
     stop.signal.throwIfAborted();
+    stop.signal.addEventListener("abort", () => conn[Symbol.dispose]());
     const read = (p: Uint8Array) => {
       silence.reset();
       return conn.read(p);
@@ -234,11 +232,7 @@ export function describeLoad(report: LoadReport): string {
  * ```
  */
 export function jainsIndex(counts: number[]): number {
-  let sum = 0;
-  let squares = 0;
-  for (const count of counts) {
-    sum += count;
-    squares += count * count;
-  }
+  const sum = counts.reduce((total, it) => total + it, 0);
+  const squares = counts.reduce((total, it) => total + it * it, 0);
   return squares > 0 ? sum * sum / (counts.length * squares) : 0;
 }

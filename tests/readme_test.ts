@@ -1,5 +1,6 @@
 /** README.md says what is true: its commands run, and print what it shows. */
 import { assert, assertEquals } from "@std/assert";
+import { copyLesson } from "../lib/harness/copy_lesson.ts";
 import { exchange } from "./peers.ts";
 import {
   hasProgram,
@@ -140,6 +141,12 @@ Deno.test("README's deno task commands are there, and copy copies", async () => 
     assert(text.includes(`// Copied from `), command);
   }
   await Deno.remove(folder, { recursive: true });
+
+  const [, lines] = README.match(/Lesson 01\s+is\s+a file of (\d+) lines/)!;
+  const functions = await copyLesson("lessons/01_tcp_hello.ts", {
+    functions: true,
+  });
+  assertEquals(functions.split("\n").length - 1, Number(lines));
 });
 
 Deno.test("README lists every lesson, and the flags it needs", () => {

@@ -272,6 +272,7 @@ function loadGenerator({ signal }: Options, beside = false): Child & {
       await child.write(JSON.stringify(load));
       await child.line();
       onConnected();
+      if (load.duration > 0) await child.write("now");
       return JSON.parse(await child.line());
     },
   });

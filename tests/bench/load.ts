@@ -4,8 +4,8 @@
  * more than what it is to measure. One load at a time, as it blocks.
  *
  * For each line of standard input, a {@linkcode Load} in JSON, it connects, prints
- * `connected`, makes that load, and prints a {@linkcode LoadResult}. It ends with
- * its input.
+ * `connected`, waits for another line, makes that load, and prints a
+ * {@linkcode LoadResult}. It ends with its input.
  *
  * @module
  */
@@ -83,7 +83,11 @@ function check(call: string, result: number): number {
   throw new Error(`${call}: errno ${errno[0]}`);
 }
 
-function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
+async function makeLoad(
+  load: Load,
+  sockets: LibcSocket[],
+  isTime: () => Promise<unknown>,
+): Promise<LoadResult> {
   const { port, udp, connections, size, stream, warmUp, duration } = load;
   const message = new Uint8Array(size).fill(0x61);
   const buffer = new Uint8Array(Math.max(256 * 1024, size));
@@ -159,6 +163,7 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
     symbols.close(epoll);
     return { elapsed: 0, messages, total };
   }
+  await isTime();
 
   const events = new Uint8Array(EVENT.size * 256);
   const view = new DataView(events.buffer);
@@ -193,12 +198,14 @@ function makeLoad(load: Load, sockets: LibcSocket[]): LoadResult {
 }
 
 let sockets: LibcSocket[] = [];
-for await (const line of textLines(Deno.stdin.readable)) {
+const lines = textLines(Deno.stdin.readable);
+for await (const line of lines) {
   for (const socket of sockets) socket.close(); // Those of the load before.
   sockets = [];
   const load: Load = JSON.parse(line);
   try {
-    console.log(JSON.stringify(makeLoad(load, sockets)));
+    const result = await makeLoad(load, sockets, () => lines.next());
+    console.log(JSON.stringify(result));
   } catch (error) {
     console.error(`load: ${(error as Error).message}`);
     Deno.exit(1);

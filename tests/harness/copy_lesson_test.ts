@@ -154,12 +154,15 @@ const FORKING = LESSONS.filter((lesson) =>
   runLines(lesson).get("demo")!.includes("--allow-run=deno")
 );
 
-/** Runs a copy's demo with the flags of the copy's header. */
+/** Runs a copy's demo, alone in a folder, with the flags of its header. */
 async function runDemo(lesson: string, folder: string) {
-  const text = await Deno.readTextFile(`${folder}/lessons/${lesson}`);
+  const alone = `${folder}/alone ${lesson}`;
+  await Deno.mkdir(alone);
+  await Deno.copyFile(`${folder}/lessons/${lesson}`, `${alone}/copy.ts`);
+  const text = await Deno.readTextFile(`${alone}/copy.ts`);
   const [, line] = text.match(/^ \* @run deno (.+)$/m)!;
-  const args = line.split(" ");
-  const { code, stderr } = await runDeno(args, `${folder}/lessons`);
+  const args = line.replace(lesson, "copy.ts").split(" ");
+  const { code, stderr } = await runDeno(args, alone);
   assertEquals([code, stderr], [0, ""], lesson);
 }
 

@@ -39,6 +39,7 @@ export async function runLesson(
 ): Promise<never> {
   const [, program] = decodeURIComponent(url).match(/([^/]+?)(?:\.ts)?$/)!;
   const stop = new AbortController();
+  const late = Promise.withResolvers<void>(); // So long after a signal.
   let name = "";
   let values: Record<string, unknown> = {};
   let lastLine: string | undefined;
@@ -84,8 +85,7 @@ export async function runLesson(
         await stage.end(print); // stage
         await printed;
       })();
-      const late = new Promise((resolve) => setTimeout(resolve, LAST_MOMENTS));
-      await (stop.signal.aborted ? Promise.race([rest, late]) : rest);
+      await Promise.race([rest, late.promise]);
       return Deno.exit(Math.max(code, Deno.exitCode));
     })();
   stage.prepare(report, end); // stage
@@ -101,6 +101,7 @@ export async function runLesson(
     const interrupt = (code: number) => {
       if (stop.signal.aborted) return; // Under `deno task` it arrives twice.
       stop.abort();
+      setTimeout(late.resolve, LAST_MOMENTS);
       // The terminal has shown ^C, wherever the cursor was.
       if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) print("");
       if (mode.drains) return;

@@ -127,7 +127,9 @@ export async function client({
     // One read again, in the hope that it is all of the reply.
     const buffer = new Uint8Array(1024);
     const count = await conn.read(buffer);
-    if (count === null) throw new Error("read failed!: End of stream");
+    if (count === null) {
+      throw new Deno.errors.UnexpectedEof("read failed!: End of stream");
+    }
     await writeFull(output, buffer.subarray(0, count));
     if (buffer[count - 1] !== NEWLINE) await writeFull(output, encode("\n"));
   } finally {

@@ -131,7 +131,7 @@ export async function demo({
   ]));
 
   print("\nWhy TIME-WAIT?");
-  await loseLastAck(libc, print);
+  await loseLastAck(print);
   print(`
 B has no answer to its FIN, and sends it again, each time after twice as long.
 The kernel counts that ("again"), but no probe, which the first one may be.
@@ -242,13 +242,12 @@ const HEAD = [
 type Show = (meaning: string) => unknown;
 
 /** A closes first, and its ACK of B's FIN is lost until B has tried in vain. */
-async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
+async function loseLastAck(print: (line: string) => unknown) {
   const { port, client: a, server } = await connect();
   using b = server;
-  const socket = descriptorOf(libc, b);
   a.close();
   await b.read(new Uint8Array(1)); // null: A's FIN has come.
-  dropIncoming(socket);
+  dropIncoming(b);
   await b.closeWrite();
 
   const aPort = a.localAddr.port;
@@ -288,7 +287,7 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
     }
     if (again === undefined) return;
     if (isLossy && again >= 3) {
-      passIncoming(socket);
+      passIncoming(b);
       isLossy = false;
     }
   }

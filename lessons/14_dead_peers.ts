@@ -19,21 +19,25 @@
  * What to look at:
  * - `cutOff` makes a peer dead, and needs no root for it. A filter on the peer's
  *   socket drops all that comes in. So nothing is answered, as if the host were
- *   gone. That the bytes get lost there, and not on the way, nobody can tell.
- * - (a) Who only reads is never told. The socket stays ESTABLISHED, and the kernel
- *   has no timer for it: `read` waits for ever.
- * - (b) `conn.setKeepAlive(true)` lets the kernel ask the other side's kernel. But
- *   it asks for the first time after two hours. With the times of `setKeepAlive`
- *   the read ends after 1 + 2 * 1 seconds, with ETIMEDOUT.
- * - (c) Who writes is not told either: the bytes go into the send queue. The kernel
- *   sends them again and again, and waits twice as long each time. With its own
- *   settings it gives up after a quarter of an hour. TCP_USER_TIMEOUT ends it in
- *   time. The kernel looks when it sends again, so it is late by a little.
- * - (b) does not help a writer: while bytes are unanswered, the kernel does not
- *   ask. (c) does not help a reader. Both together help both.
- * - (d) A heartbeat asks the other side's program, with lesson 11's deadline for
+ *   gone. To the other side this looks as if the network had lost the bytes.
+ * - A program that only reads is never told. Its socket stays ESTABLISHED, and the
+ *   kernel has no timer for it: `read` waits for ever. A program that writes is not
+ *   told either: the bytes go into the send queue. The kernel sends them again and
+ *   again, and waits twice as long each time. With its own settings it gives up
+ *   after a quarter of an hour.
+ * - (a) Keepalive: the kernel asks the other side's kernel. With Deno's
+ *   `conn.setKeepAlive(true)` it asks for the first time after two hours. With the
+ *   times of this lesson's `setKeepAlive`, a read ends after 1 + 2 * 1 seconds,
+ *   with ETIMEDOUT.
+ * - (b) TCP_USER_TIMEOUT: the kernel gives up when bytes are unanswered for so
+ *   long. It checks that only when it sends again, so the error comes a little
+ *   late.
+ * - (a) does not help a writer: while bytes are unanswered, the kernel does not
+ *   ask. (b) does not help a reader. Both together help both. Then the user timeout
+ *   also says how long the kernel asks, in place of TCP_KEEPCNT (tcp(7)).
+ * - (c) A heartbeat asks the other side's program, with lesson 11's deadline for
  *   the answer. It needs no libc. And it finds a program that is stuck: there the
- *   kernel still answers, and (b) and (c) see nothing wrong.
+ *   kernel still answers, and (a) and (b) see nothing wrong.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -67,12 +71,7 @@ import { withDeadline } from "../lib/deadline.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
-import {
-  descriptorOf,
-  type Libc,
-  type LibcDescriptor,
-  openLibc,
-} from "../lib/libc_socket.ts";
+import { descriptorOf, openLibc } from "../lib/libc_socket.ts";
 import { dropIncoming, passIncoming } from "../lib/packet_loss.ts";
 import { connectPair } from "../lib/tcp_pair.ts";
 import { cat, endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
@@ -81,7 +80,9 @@ import { cat, endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 const PATIENCE = 5;
 
 /** Lets the kernel ask after 1 s of silence, and then 2 times in 1 s each. */
-export function setKeepAlive(socket: LibcDescriptor): void {
+export function setKeepAlive(conn: Deno.TcpConn): void {
+  using libc = openLibc();
+  const socket = descriptorOf(libc, conn);
   socket.setsockopt("SO_KEEPALIVE", 1);
   socket.setsockopt("TCP_KEEPIDLE", 1);
   socket.setsockopt("TCP_KEEPINTVL", 1);
@@ -89,8 +90,9 @@ export function setKeepAlive(socket: LibcDescriptor): void {
 }
 
 /** Lets the kernel wait no longer than 1500 ms for an acknowledgement. */
-export function setUserTimeout(socket: LibcDescriptor): void {
-  socket.setsockopt("TCP_USER_TIMEOUT", 1500);
+export function setUserTimeout(conn: Deno.TcpConn): void {
+  using libc = openLibc();
+  descriptorOf(libc, conn).setsockopt("TCP_USER_TIMEOUT", 1500);
 }
 
 /** Asks the other side's program, which echoes, until no echo comes in time. */
@@ -108,45 +110,46 @@ const echo = (conn: Deno.Conn) =>
   conn.readable.pipeTo(conn.writable).catch(() => {});
 
 /** The network loses all that comes for this end, until it is disposed of. */
-function cutOff(libc: Libc, conn: Deno.TcpConn): Disposable {
-  const socket = descriptorOf(libc, conn);
-  dropIncoming(socket);
-  return { [Symbol.dispose]: () => passIncoming(socket) };
+function cutOff(conn: Deno.TcpConn): Disposable {
+  dropIncoming(conn);
+  return { [Symbol.dispose]: () => passIncoming(conn) };
 }
 
 const PEERS = ["alive", "stuck", "dead", "dead, bytes sent"];
 /** What is done about them; `null` is a heartbeat. */
-const REMEDIES: Record<string, ((it: LibcDescriptor) => void)[] | null> = {
+const REMEDIES: Record<string, ((conn: Deno.TcpConn) => void)[] | null> = {
   "none": [],
-  "(b) keepalive, 1 + 2 * 1 s": [setKeepAlive],
-  "(c) user timeout, 1.5 s": [setUserTimeout],
-  "(b) and (c)": [setKeepAlive, setUserTimeout],
-  "(d) heartbeat, 1 s": null,
+  "(a) keepalive, 1 + 2 * 1 s": [setKeepAlive],
+  "(b) user timeout, 1.5 s": [setUserTimeout],
+  "(a) and (b)": [setKeepAlive, setUserTimeout],
+  "(c) heartbeat, 1 s": null,
 };
 
 /** Makes peers of all kinds, and sees who notices. */
 export async function demo({
   print = console.log as (line: string) => unknown,
 } = {}): Promise<void> {
-  using libc = openLibc();
   print("Options of a connection: the last one in ms, the others' times in s:");
-  print(await kernelValues(libc) + "\n");
-  print("The peer is dead. (a) only reads, (c) writes 1000 bytes each second:");
-  const [seen, noticed] = await Promise.all([timeline(libc), notice(libc)]);
+  print(await kernelValues() + "\n");
+  print(
+    "The peer is dead. One side only reads, another one writes 1000 bytes a second:",
+  );
+  const [seen, noticed] = await Promise.all([timeline(), notice()]);
   print(seen + "\n");
   print(`Which error, after how many seconds? "-" is none in ${PATIENCE} s:`);
   print(noticed + "\n");
   print("When to use which:");
   print(formatTable(["for", "use"], [
-    ["a connection on which nothing is sent", "(b) SO_KEEPALIVE and its times"],
-    ["bytes that must arrive in time", "(c) TCP_USER_TIMEOUT"],
-    ["a program that may hang; no libc", "(d) a heartbeat"],
+    ["a connection on which nothing is sent", "(a) SO_KEEPALIVE and its times"],
+    ["bytes that must arrive in time", "(b) TCP_USER_TIMEOUT"],
+    ["a program that may hang; no libc", "(c) a heartbeat"],
     ["one answer to one request", "a deadline, as in lesson 11"],
   ]));
 }
 
 /** The kernel's own times: these are long. */
-async function kernelValues(libc: Libc): Promise<string> {
+async function kernelValues(): Promise<string> {
+  using libc = openLibc();
   using pair = await connectPair();
   const socket = descriptorOf(libc, pair.client);
   const options = [
@@ -160,8 +163,8 @@ async function kernelValues(libc: Libc): Promise<string> {
   const before = read();
   pair.client.setKeepAlive(true);
   const byDeno = read();
-  setKeepAlive(socket);
-  setUserTimeout(socket);
+  setKeepAlive(pair.client);
+  setUserTimeout(pair.client);
   const here = read();
   const rows = options.map((it, i) => [it, before[i], byDeno[i], here[i]]);
   const found = (it: number[]) => `${it[1] + it[2] * it[3]} s`;
@@ -174,11 +177,11 @@ async function kernelValues(libc: Libc): Promise<string> {
 }
 
 /** What the kernel says, second by second, of a reader and a writer. */
-async function timeline(libc: Libc): Promise<string> {
+async function timeline(): Promise<string> {
   using reader = await connectPair();
   using writer = await connectPair();
-  using _reader = cutOff(libc, reader.server);
-  using _writer = cutOff(libc, writer.server);
+  using _reader = cutOff(reader.server);
+  using _writer = cutOff(writer.server);
   reader.client.read(new Uint8Array(1)).catch(() => {}); // Ends with the pair.
   using progress = new Progress("waiting", PATIENCE);
   const show = (it: TcpRow) => `${it.state}, ${it.timer?.kind ?? "no timer"}`;
@@ -187,23 +190,28 @@ async function timeline(libc: Libc): Promise<string> {
     progress.update(second);
     await writer.client.write(new Uint8Array(1000));
     const table = await readTcpTable(); // One look for both.
-    const a = endOf(table, reader.client)!;
-    const c = endOf(table, writer.client)!;
-    rows.push([second, show(a), show(c), c.sendQueue, c.retransmits]);
+    const r = endOf(table, reader.client)!;
+    const w = endOf(table, writer.client)!;
+    rows.push([second, show(r), show(w), w.sendQueue, w.retransmits]);
     await delay(1000);
   }
-  return formatTable(["s", "(a)", "(c)", "send queue", "sent again"], rows);
+  return formatTable([
+    "s",
+    "the reader",
+    "the writer",
+    "send queue",
+    "sent again",
+  ], rows);
 }
 
 /** Each remedy with each peer, all at the same time. */
-async function notice(libc: Libc): Promise<string> {
+async function notice(): Promise<string> {
   const watch = async (remedies: typeof REMEDIES[string], peer: string) => {
     using pair = await connectPair();
     const { client, server } = pair;
-    const socket = descriptorOf(libc, client);
-    remedies?.forEach((remedy) => remedy(socket));
+    remedies?.forEach((remedy) => remedy(client));
     if (peer === "alive") echo(server);
-    using _cut = peer.startsWith("dead") ? cutOff(libc, server) : null;
+    using _cut = peer.startsWith("dead") ? cutOff(server) : null;
     if (peer === PEERS[3]) await client.write(new Uint8Array(1000));
     const start = performance.now();
     const use = remedies ? client.read(new Uint8Array(1)) : heartbeat(client);

@@ -68,55 +68,16 @@ import { needUnstableNet } from "../lib/unstable_net.ts";
 const encode = (text: string) => new TextEncoder().encode(text);
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-/** What it takes to fork one of the processes. */
-const one = (host: string, port: number) => ({
-  url: import.meta.url,
-  args: { host, port, processes: 1 },
-});
-
-/** Keeps so many processes running, which all listen on the same port. */
-export async function server({
-  hostname = "0.0.0.0",
-  port = 9527,
-  processes = 2,
-  onListen = announce,
-  print = console.log as (line: string) => unknown,
-} = {}): Promise<number> {
-  needUnstableNet("reusePort");
-  if (processes === 1) return await serve(hostname, port, onListen);
-
-  // This one only holds the port, which the kernel may have chosen, until the
-  // processes have it. A listener that accepts nobody must not stay: the kernel
-  // would deal connections to it as well.
-  using holder = Deno.listen({ hostname, port, reusePort: true });
-  const { addr } = holder;
-  const command = { ...one(hostname, addr.port), print: () => {} };
-  let started = 0;
-  const keepOne = async (): Promise<number> => {
-    let isReady = false;
-    const status = await forkServer(command, () => {
-      isReady = true;
-      if (++started === processes) {
-        holder.close();
-        onListen(addr);
-      }
-      return Promise.resolve();
-    });
-    // 0: it was told to end. And one that could not listen will not be able to.
-    if (status === 0 || !isReady) return status;
-    await print(`a process has ended with ${status}, another one is started`);
-    return keepOne();
-  };
-  const all = Array.from({ length: processes }, keepOne);
-  return Math.max(...await Promise.all(all));
-}
+/** How long nothing is started where something has crashed, in milliseconds. */
+const PAUSE = 100;
 
 /** Serves the clients whom the kernel gives to this process. */
-async function serve(
-  hostname: string,
-  port: number,
-  onListen: typeof announce,
-): Promise<never> {
+export async function serve({
+  hostname = "0.0.0.0",
+  port = 9527,
+  onListen = announce,
+} = {}): Promise<never> {
+  needUnstableNet("reusePort");
   using listener = Deno.listen({ hostname, port, reusePort: true });
   onListen(listener.addr);
   for (;;) {
@@ -142,11 +103,55 @@ async function answer(conn: Deno.TcpConn): Promise<void> {
   }
 }
 
-/** Has too much to do for a while, and then ends in the middle of it. */
+/** Reads nothing for a while, so that requests pile up, and then ends. */
 function crash(): never {
   const end = performance.now() + 500;
   while (performance.now() < end);
   Deno.exit(1);
+}
+
+/** What it takes to fork one of the processes. */
+const one = (host: string, port: number) => ({
+  url: import.meta.url,
+  args: { host, port, processes: 1 },
+});
+
+/** Keeps so many processes running, which all listen on the same port. */
+export async function server({
+  hostname = "0.0.0.0",
+  port = 9527,
+  processes = 2,
+  onListen = announce,
+  print = console.log as (line: string) => unknown,
+} = {}): Promise<number> {
+  if (processes === 1) return await serve({ hostname, port, onListen });
+
+  needUnstableNet("reusePort");
+  // This one only holds the port, which the kernel may have chosen, until the
+  // processes have it. A listener that accepts nobody must not stay: the kernel
+  // would deal connections to it as well.
+  using holder = Deno.listen({ hostname, port, reusePort: true });
+  const { addr } = holder;
+  const command = { ...one(hostname, addr.port), print: () => {} };
+  let started = 0;
+  const keepOne = async (): Promise<number> => {
+    let isReady = false;
+    const status = await forkServer(command, () => {
+      isReady = true;
+      if (++started === processes) {
+        holder.close();
+        onListen(addr);
+      }
+    });
+    // One that could not listen will not be able to. 0: it was told to end.
+    if (!isReady) return status || 1;
+    if (status === 0) return 0;
+    await print(`a process has ended with ${status}, another one is started`);
+    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    return keepOne();
+  };
+  const all = Array.from({ length: processes }, keepOne);
+  return Math.max(...await Promise.all(all));
 }
 
 /** Two processes, many clients, and a crash. */

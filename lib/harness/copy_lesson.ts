@@ -203,13 +203,19 @@ function readModule(path: string): Source {
 
 /** A lesson's functions, without its command line, and without its demo. */
 function functionsOf(lesson: Source): Source {
-  const [body] = lesson.code.split(MAIN);
-  const wanted = Array.from(
-    body.matchAll(/^export .*?(?:function|class) (\w+)/gm),
-    ([, name]) => name,
-  ).filter((name) => name !== "demo");
-  // A lesson that has nothing else keeps its demo.
-  const code = wanted.length > 0 ? declarationsFor(wanted, lesson, body) : body;
+  let [code] = lesson.code.split(MAIN);
+  const exported = code.matchAll(/^export .*?(?:function|class) (\w+)/gm);
+  const names = Array.from(exported, ([, name]) => name)
+    .filter((name) => name !== "demo");
+  if (names.length > 0) { // Else there is nothing to copy but the demo.
+    const declarations = declarationsOf({ ...lesson, code });
+    const parts = names.map((name) => declarationsFor(name, declarations))
+      // What starts its own file as a process needs a command line.
+      .filter((texts) => !texts.join().includes("import.meta"));
+    const kept = new Set(parts.flat());
+    code = [...new Set(declarations.values())]
+      .filter((text) => kept.has(text)).join("");
+  }
   const used = namesIn(code);
   return {
     ...lesson,
@@ -219,19 +225,17 @@ function functionsOf(lesson: Source): Source {
   };
 }
 
-/** Some declarations of a module, and those that they use, in their order. */
-function declarationsFor(names: string[], source: Source, code: string) {
-  const declarations = declarationsOf({ ...source, code });
-  const kept = new Set<string>();
-  const keep = (name: string) => {
-    const text = declarations.get(name);
-    if (text === undefined || kept.has(text)) return;
-    kept.add(text);
-    namesIn(text).forEach(keep);
-  };
-  names.forEach(keep);
-  const all = new Set(declarations.values());
-  return [...all].filter((text) => kept.has(text)).join("");
+/** A declaration of a module, and all others that it uses. */
+function declarationsFor(
+  name: string,
+  declarations: Map<string, string>,
+  found: string[] = [],
+): string[] {
+  const text = declarations.get(name);
+  if (text === undefined || found.includes(text)) return found;
+  found.push(text);
+  for (const used of namesIn(text)) declarationsFor(used, declarations, found);
+  return found;
 }
 
 /** Each name that the code of a text has, and not only its comments. */

@@ -73,6 +73,7 @@ Deno.test("copies stand alone", async () => {
     await forEach(LESSONS, async (lesson) => {
       const text = await copyLesson(`lessons/${lesson}`, { functions: true });
       texts.set(`functions/${lesson}`, text);
+      assert(!/import\.meta|^ \* @run /m.test(text), lesson);
       await Deno.writeTextFile(`${folder}/functions/${lesson}`, text);
     });
 

@@ -331,8 +331,9 @@ Deno.test("16 demo puts the same load on both servers", async () => {
     .map((row) => row.split(/ {2,}/));
   assertEquals(rows.map(([it]) => it), ["16_epoll", "12_concurrent_echo"]);
   const hasStrace = await hasProgram("strace");
-  for (const [, rate, calls] of rows) {
+  for (const [, rate, cpu, calls] of rows) {
     assert(Number(rate) > 0, stdout);
+    assertMatch(cpu, /^-?\d+\.\d$/); // So short a load says nothing.
     assertMatch(calls, hasStrace ? /sendto \d\.\d\d/ : /strace/);
   }
 });

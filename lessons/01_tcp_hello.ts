@@ -14,8 +14,7 @@
  * The smallest server and client. The server accepts a client, reads once, sends
  * back what it read, and closes. Then it is the next client's turn. The client
  * connects, sends a line, reads once for the reply, and closes. The demo runs
- * the server as a process of its own, and the client twice. Then it draws what
- * both have done.
+ * the server as a process of its own, and the client twice.
  *
  * What to look at:
  * - `Deno.listen` is three calls in C: create a socket, give it its address, let
@@ -25,9 +24,9 @@
  *   the end of its block, also when an error leaves the block.
  * - `tcpBacklog` is the 3 of `listen(server, 3)`. It does not limit how many
  *   clients are served. It is the length of a queue: of connections that the
- *   kernel has completed and the server has not accepted yet. Linux takes one
- *   more than it is told. So while the server is busy, four clients connect, and
- *   the fifth one waits.
+ *   kernel has completed and the server has not accepted yet. Linux allows one
+ *   more. So while the server is busy with a client, four others can connect. The
+ *   next one's `connect` waits.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -51,8 +50,9 @@
  *   02 does about that. (Lines that begin with ` *` are comments like this one.)
  *
  * In the tutorial `run_client` is `client()`, `lession63_` is `server()`, and
- * `lession63` is `demo()`, where the client is the child. Its lists of steps,
- * "TCP连接客户端的流程" and "TCP连接服务器的流程", are the two sides of the diagram.
+ * `lession63` is `demo()`, where the client is the child. Its lists of
+ * steps, "TCP连接客户端的流程" and "TCP连接服务器的流程", are the calls of `client()`
+ * and of `server()`.
  * What its program gets wrong:
  * - The client sends `sizeof(buffer)` bytes: 256 for a text of 12. The other 244
  *   are NULs. Here a message is as long as it is.
@@ -68,7 +68,7 @@
  *   `for await` would be over.
  * - The child sleeps for a second, and hopes that the server listens by then.
  *   Here the server says so, and the demo waits for that line.
- * - The parent serves for ever, and never comes to its `wait`.
+ * - The parent never stops serving, so its call of `wait` is never reached.
  *
  * What is still missing: a TCP connection carries bytes, not messages. One
  * `read` returns what has arrived by then: perhaps half of what was sent in one

@@ -38,15 +38,16 @@
  *   `deno task tcp_echo client`: type lines, and `Q` to quit. The server ends
  *   after two clients, as the tutorial's does.
  * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
- *   `deno task tcp_echo client --quiet < /usr/bin/env | wc -c`: a file that is
- *   no text comes back whole.
- * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what makes a
- *   server that hopes one that knows. (`-I` leaves out lines like this one.)
+ *   `deno task tcp_echo client --quiet < /usr/bin/env | LC_ALL=C sed 's/^from
+ *   server //' | cmp - /usr/bin/env`. A file that is no text comes back whole:
+ *   `cmp` finds no difference up to the end of the file.
+ * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what turns a
+ *   server that takes one read for one message into one that does not. (`-I` leaves out lines like this one.)
  *
  * In the tutorial `run_client64` is `client()`, `server64` is `server()`, and
  * `lession64` is `demo()`. What its program gets wrong:
- * - The server compares what it wrote with `strlen` of its buffer. Behind a full
- *   read there is no NUL, and before it there may be many. So it calls a correct
+ * - The server compares what it wrote with `strlen` of its buffer. A full
+ *   buffer has no NUL at its end, and the data may contain NULs. So it calls a correct
  *   write failed, and ends.
  * - It takes the end of a client's stream for an error ("read failed!") and
  *   ends. Its second client is never served.
@@ -92,7 +93,7 @@ export async function server({
   for (let i = 0; connections === 0 || i < connections; i++) {
     try {
       using conn = await listener.accept();
-      // null is the end of the stream: so a client says that it is done.
+      // null is the end of the stream: the client has closed its side.
       for (let count; (count = await conn.read(buffer)) !== null;) {
         await writeFull(conn, buffer.subarray(0, count));
       }
@@ -128,7 +129,7 @@ export async function client({
   }
 }
 
-/** Half an echo is an error of readFull's, and here none at all is one too. */
+/** readFull throws if half an echo comes. Here it is an error if none comes. */
 async function readEcho(conn: Deno.TcpConn, size: number) {
   const echo = await readFull(conn, new Uint8Array(size));
   if (echo !== null) return echo;

@@ -24,8 +24,9 @@
  *   all clients, and each datagram says where it came from.
  * - UDP numbers nothing: a reply does not say which request it belongs to. So
  *   the client sends one line, and takes the next datagram from the server for
- *   its reply. What comes when no line waits is late, or comes twice. The client
- *   says so, prints it nowhere else, and its exit code is 1.
+ *   its reply. A
+ *   reply that comes when no line waits for one is late, or comes twice. The client
+ *   reports it on standard error, and its exit code is 1.
  * - Anybody can send to any UDP port. See whom the server does not answer, and
  *   whom the client does not believe.
  *
@@ -70,7 +71,7 @@
  * waits. The client cannot know that, and prints it as the reply to the wrong
  * line. Then there is one reply too many in the end. The client looks for it
  * before each line, and for 0.2 s behind the last one. If it finds it, the exit
- * code says that not all is well. If it comes later, nobody does.
+ * code says that not all is well. A reply that comes later goes unnoticed.
  *
  * What is still missing: ids, so that each reply says which request it answers.
  * And a lost datagram stays lost. Lesson 11 has ids, and sends again.

@@ -64,6 +64,7 @@
  * @module
  */
 
+import { setTimeout as delay } from "node:timers/promises";
 import {
   describeError,
   formatAddress,
@@ -73,7 +74,7 @@ import {
 import { writeFull } from "../lib/full_io.ts";
 import { spawnDeno, textLines } from "../lib/harness/child.ts";
 import { beforeExit, runLesson } from "../lib/harness/run_lesson.ts";
-import { SequenceDiagram } from "../lib/harness/sequence_diagram.ts";
+import { SequenceDiagram, type Side } from "../lib/harness/sequence_diagram.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
   type Libc,
@@ -102,6 +103,10 @@ export async function peer({
     if (conn) return conn;
     throw new Error("No connection: listen and accept, or connect");
   };
+  const replaceBy = (other: Deno.TcpConn) => {
+    conn?.close();
+    return conn = other;
+  };
   const calls: Record<string, (operand: string) => unknown> = {
     listen(port) {
       listener?.close();
@@ -109,18 +114,12 @@ export async function peer({
       listener = Deno.listen({ hostname: LOOPBACK, port: toPort(port || "0") });
       return formatAddress(listener.addr);
     },
-    async accept() {
-      const accepted = await listening().accept();
-      conn?.close();
-      conn = accepted;
-      return formatAddress(conn.remoteAddr);
-    },
+    accept: async () =>
+      formatAddress(replaceBy(await listening().accept()).remoteAddr),
     async connect(text) {
-      const port = toPort(text);
-      const connected = await Deno.connect({ hostname: LOOPBACK, port });
-      conn?.close();
-      conn = connected;
-      return `as ${formatAddress(conn.localAddr)}`;
+      const server = { hostname: LOOPBACK, port: toPort(text) };
+      const { localAddr } = replaceBy(await Deno.connect(server));
+      return `as ${formatAddress(localAddr)}`;
     },
     async read() {
       const buffer = new Uint8Array(1024);
@@ -197,28 +196,19 @@ class RemotePeer implements AsyncDisposable {
 }
 
 /** Who does what; a call that the other side notices has an arrow. */
-type Step = [who: "client" | "server", call: string, arrow?: "->"];
+type Step = [who: Side, call: string, arrow?: "->"];
 
 const OPEN: Step[] = [["client", "connect", "->"], ["server", "accept"]];
+const inTurn = (first: Side, end: string, second: Side): Step[] => [
+  ...OPEN,
+  [first, end, "->"],
+  [second, "read"],
+  [second, "close", "->"],
+];
 const SCENES: Record<string, Step[]> = {
-  "The client closes first (Q):": [
-    ...OPEN,
-    ["client", "close", "->"],
-    ["server", "read"],
-    ["server", "close", "->"],
-  ],
-  "The client gets Ctrl+C:": [
-    ...OPEN,
-    ["client", "SIGINT", "->"],
-    ["server", "read"],
-    ["server", "close", "->"],
-  ],
-  "The server gets Ctrl+C:": [
-    ...OPEN,
-    ["server", "SIGINT", "->"],
-    ["client", "read"],
-    ["client", "close", "->"],
-  ],
+  "The client closes first (Q):": inTurn("client", "close", "server"),
+  "The client gets Ctrl+C:": inTurn("client", "SIGINT", "server"),
+  "The server gets Ctrl+C:": inTurn("server", "SIGINT", "client"),
   "The client ends its side only, and the server still answers:": [
     ...OPEN,
     ["client", "write question", "->"],
@@ -288,10 +278,10 @@ async function* statesUntilSettled(client: number, server: number) {
   let seen = "";
   for (const end = performance.now() + 1000; performance.now() < end;) {
     const rows = await readTcpTable(); // One look for both ends.
-    const stateOf = (own: number, other: number) => {
-      const end = { localAddr: { port: own }, remoteAddr: { port: other } };
-      return endOf(rows, end)?.state ?? "gone";
-    };
+    const stateOf = (own: number, other: number) =>
+      rows.find(({ local, remote }) =>
+        local.port === own && remote.port === other
+      )?.state ?? "gone";
     const states = {
       client: stateOf(client, server),
       server: stateOf(server, client),
@@ -321,9 +311,7 @@ async function claims(): Promise<(string | number)[][]> {
   rows.push(["", "a new client", `${await outcomeOf(connect)}`]);
 
   const reading = readOnce(conn);
-  const waiting = new Promise<string>((resolve) =>
-    setTimeout(() => resolve("waits, after 200 ms"), 200)
-  );
+  const waiting = delay(200).then(() => "waits, after 200 ms");
   const first = await Promise.race([reading, waiting]);
   rows.push(["the connection is left open", "the client's read", first]);
   await server.call("exit");
@@ -386,24 +374,22 @@ async function readOnce(conn: Deno.TcpConn): Promise<string | number> {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "Closing: who sends FIN first, and who finds out",
-    {
-      demo: {
-        help: "two processes that close in every way, and their states",
-        flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"],
-        options: {
-          mermaid: { default: false, help: "the diagrams for Mermaid" },
-        },
-        run: demo,
+  const title = "Closing: who sends FIN first, and who finds out";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "two processes that close in every way, and their states",
+      flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"],
+      options: {
+        mermaid: { default: false, help: "the diagrams for Mermaid" },
       },
-      peer: {
-        help: "one socket, and the calls that you type",
-        flags: ["--allow-net"],
-        options: {},
-        run: ({ print }) => peer({ print }),
-      },
+      run: demo,
     },
-  );
+    peer: {
+      help: "one socket, and the calls that you type",
+      flags: ["--allow-net"],
+      options: {},
+      run: peer,
+    },
+  });
 }

@@ -66,6 +66,7 @@
  * @module
  */
 
+import { setTimeout as delay } from "node:timers/promises";
 import { formatAddress, outcomeOf } from "../lib/describe.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
@@ -78,11 +79,10 @@ import {
   SOCK_STREAM,
 } from "../lib/libc_socket.ts";
 import { dropIncoming, passIncoming } from "../lib/packet_loss.ts";
+import { connectPair } from "../lib/tcp_pair.ts";
 import { endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
-const delay = (milliseconds: number) =>
-  new Promise((resolve) => setTimeout(resolve, milliseconds));
 const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
 
 /** Starts servers again that have closed first, and loses a last ACK. */
@@ -106,11 +106,8 @@ export async function demo({
   for (const before of [false, true]) {
     for (const after of [false, true]) {
       const { port } = (await serveOnce(libc, before)).local;
-      restarts.push([
-        `${before}`,
-        `${after}`,
-        await tryBind(libc, port, after),
-      ]);
+      const result = await tryBind(libc, port, after);
+      restarts.push([`${before}`, `${after}`, result]);
     }
   }
   const had = "the old one had SO_REUSEADDR";
@@ -191,20 +188,12 @@ async function timeWait(port: number): Promise<TcpRow> {
   throw new Error(`Port ${port} is not in TIME-WAIT`);
 }
 
-/** Both ends of a connection, whose listener is closed already. */
-async function connect() {
-  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  const { port } = listener.addr;
-  const client = await Deno.connect({ hostname: LOOPBACK, port });
-  return { port, client, server: await listener.accept() };
-}
-
 async function denoRestarts(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const option = descriptorOf(libc, listener).getsockopt("SO_REUSEADDR");
-  const { port, client, server } = await connect();
+  const { client, server } = await connectPair();
   await closeInTurn(server, client);
-  await timeWait(port);
+  const { port } = (await timeWait(server.localAddr.port)).local;
   const without = (await serveOnce(libc, false)).local.port;
   const tryListen = async (port: number) => {
     const listen = () => Deno.listen({ hostname: LOOPBACK, port }).close();
@@ -218,9 +207,10 @@ async function denoRestarts(libc: Libc): Promise<string[][]> {
 }
 
 async function clientFirst(libc: Libc): Promise<string[][]> {
-  const { port, client, server } = await connect();
+  const { client, server } = await connectPair();
   await closeInTurn(client, server);
   const { local } = await timeWait(client.localAddr.port);
+  const { port } = server.localAddr;
   return [
     ["the server's port", `${port}`],
     ["TIME-WAIT is at", formatAddress(local)],
@@ -243,17 +233,15 @@ type Show = (meaning: string) => unknown;
 
 /** A closes first, and its ACK of B's FIN is lost until B has tried in vain. */
 async function loseLastAck(print: (line: string) => unknown) {
-  const { port, client: a, server } = await connect();
-  using b = server;
+  using pair = await connectPair();
+  const { client: a, server: b } = pair;
   a.close();
   await b.read(new Uint8Array(1)); // null: A's FIN has come.
   dropIncoming(b);
   await b.closeWrite();
 
-  const aPort = a.localAddr.port;
-  print(
-    `A (${aPort}) closed first, now B (${port}) closes, and A's ACK is lost:`,
-  );
+  const [A, B] = [a, b].map(({ localAddr }) => localAddr.port);
+  print(`A (${A}) closed first, now B (${B}) closes, and A's ACK is lost:`);
   print(formatTable(HEAD, []));
   const start = performance.now();
   let isLossy = true;
@@ -309,21 +297,15 @@ async function waitForPort(libc: Libc, port: number): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "TIME-WAIT and SO_REUSEADDR: starting again at once",
-    {
-      demo: {
-        help: "servers that close first, and start again",
-        flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
-        options: {
-          wait: {
-            default: false,
-            help: "wait until the kernel lets a port go",
-          },
-        },
-        run: demo,
-      },
+  const title = "TIME-WAIT and SO_REUSEADDR: starting again at once";
+  const wait = { default: false, help: "wait until the kernel lets a port go" };
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "servers that close first, and start again",
+      flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
+      options: { wait },
+      run: demo,
     },
-  );
+  });
 }

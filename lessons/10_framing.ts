@@ -32,7 +32,7 @@
  *   Many requests are under way at once. The answers come in the same order, so
  *   both sides know which answer belongs to which request.
  * - A request that cannot be carried out gets an error, and the connection goes
- *   on. Only what is no frame ends the connection.
+ *   on. Only a frame that is too long, or cut off, ends the connection.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -49,8 +49,8 @@
  *   `(printf '\0\0\0\3ehi' >&3; head -c 7 <&3 | od -c) 3<>/dev/tcp/127.0.0.1/9527`
  * - In bash, 4 GiB announced, and refused before any memory is taken:
  *   `(printf '\377\377\377\377' >&3; od -c <&3) 3<>/dev/tcp/127.0.0.1/9527`
- * - `diff lessons/02_tcp_echo.ts lessons/10_framing.ts`: what is between bytes
- *   and messages.
+ * - `diff -I '^ \*' lessons/02_tcp_echo.ts lessons/10_framing.ts`: `writeFrame` and
+ *   `readFrame` stand where lesson 02 has `writeFull` and `readFull`.
  *
  * Beyond the tutorial: its programs take what one `read` brings for one message.
  * Lesson 01 shows why that goes wrong, and this is the cure.
@@ -76,6 +76,7 @@ import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { askLines, hasInput, type Lines } from "../lib/lines.ts";
+import { connectPair } from "../lib/tcp_pair.ts";
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
@@ -155,7 +156,7 @@ async function serve(conn: Deno.TcpConn, maxFrame: number) {
     if (!(error instanceof FrameTooLongError)) throw error;
     // Where the next frame begins is not known without reading this one. So
     // this is the end of the connection, but the client is told why.
-    await writeFrame(conn, message(ERROR, encode(error.message)));
+    await writeFrame(conn, toMessage(ERROR, encode(error.message)));
   }
 }
 
@@ -164,19 +165,19 @@ function answerTo(request: Uint8Array): Uint8Array {
   const data = request.subarray(1);
   switch (request[0]) {
     case ECHO:
-      return message(DONE, data);
+      return toMessage(DONE, data);
     case REVERSE:
-      if (!isUtf8(data)) return message(ERROR, encode("Not UTF-8"));
-      return message(DONE, reversed(data));
+      if (!isUtf8(data)) return toMessage(ERROR, encode("Not UTF-8"));
+      return toMessage(DONE, reversed(data));
     default: {
       const op = quoteBytes(request.subarray(0, 1));
-      return message(ERROR, encode(`Unknown op ${op}`));
+      return toMessage(ERROR, encode(`Unknown op ${op}`));
     }
   }
 }
 
 /** Requests and answers alike: a byte that says which one it is, and data. */
-function message(kind: number, data: Uint8Array): Uint8Array {
+function toMessage(kind: number, data: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(1 + data.length);
   bytes[0] = kind;
   bytes.set(data, 1);
@@ -221,7 +222,7 @@ export async function client({
         for await (const line of lines ?? askLines(PROMPT, ready)) {
           const data = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
           answered = Promise.withResolvers();
-          await writeFrame(conn, message(reverse ? REVERSE : ECHO, data));
+          await writeFrame(conn, toMessage(reverse ? REVERSE : ECHO, data));
           sent++;
         }
       } finally {
@@ -299,15 +300,12 @@ async function transfer(
   write: (conn: Deno.TcpConn, message: Uint8Array) => Promise<unknown>,
   read: (conn: Deno.TcpConn) => Promise<Uint8Array | null>,
 ): Promise<string[]> {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr;
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-  using peer = await listener.accept();
-  for (const message of messages) await write(conn, encode(message));
-  await conn.closeWrite();
+  using pair = await connectPair();
+  for (const message of messages) await write(pair.client, encode(message));
+  await pair.client.closeWrite();
   const got: string[] = [];
   for (const _ of messages) {
-    const message = await read(peer);
+    const message = await read(pair.server);
     got.push(message ? new TextDecoder().decode(message) : "(the end)");
   }
   return got;

@@ -53,7 +53,8 @@
  * that says nothing stops them all.
  *
  * What is still missing: a second core. This process uses one. Linux deals the
- * connections of one port out to several processes, if all set SO_REUSEPORT.
+ * connections of one port out to several processes, if all set SO_REUSEPORT. Lesson
+ * 15 does that.
  *
  * @module
  */
@@ -154,7 +155,8 @@ export async function server({
   async function echo(conn: Deno.TcpConn): Promise<void> {
     // 9. Nagle's algorithm. An echo that takes several writes would wait: the
     // kernel holds a small piece back until the piece before is acknowledged,
-    // and the client delays that for 40 ms, for it hopes to send data along.
+    // and the client delays its acknowledgement for 40 ms, in the hope of
+    // sending it along with data.
     // Two cures: TCP_NODELAY, and a buffer that takes a message in one piece.
     if (!nagle) conn.setNoDelay();
     let buffer = new Uint8Array(bufferSize || FIRST_BUFFER);

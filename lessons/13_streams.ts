@@ -14,15 +14,13 @@
  *
  * Deno gives each connection two faces: `read` and `write`, as in C, and the
  * streams `readable` and `writable`, as on the Web. This lesson writes lesson
- * 02's echo server with both, in three forms. It puts each form before the same
- * clients, and asks the kernel what has become of the connection.
+ * 02's echo server with both, in three forms. It runs each form with the same clients, and asks the kernel what has become of the connection.
  *
  * What to look at:
  * - The three forms stand at the top of the code. The shortest one is not the
  *   simplest one.
  * - The end of `conn.readable` closes the whole connection. The client has ended
- *   only its own direction, and waits for an answer: it gets none. An echo server
- *   does not notice that, because it has answered before. No option of `pipeTo`
+ *   only its own direction, and waits for an answer: it gets none. An echo server does not notice: it has already answered. No option of `pipeTo`
  *   changes it. What does is a stream made of `read`: see `lib/open_readable.ts`.
  * - `conn.readable.cancel()` closes the connection as well, and `break` in a `for
  *   await` calls it. Here an option helps:
@@ -47,7 +45,7 @@
  *
  * Try it:
  * - `deno task streams`: four tables of what was seen, and one of what to use.
- * - `deno task copy open_readable`: the cure, to take along.
+ * - `deno task copy open_readable ../open_readable.ts`: the cure, to take along.
  * - `deno task bench messages`: the same forms as servers in processes of their
  *   own, beside Node's.
  *

@@ -16,41 +16,46 @@
  * connects 40 times to two processes. Then one of them crashes.
  *
  * What to look at:
- * - `reusePort: true`, in `serve()`. All who listen on the port must say it. For
- *   whoever does not, the port is taken (EADDRINUSE).
- * - `server()` serves nobody. It starts the processes, and starts one again that
- *   was killed or has crashed. One that was told to end stays away.
- * - The crash. Who had sent something that was not read yet gets ECONNRESET. The
- *   clients of the other process do not notice. New ones all go to the other
- *   process, for the kernel sees at once that a listener is gone.
- * - What it is not: nobody is moved. A connection stays with the process that has
- *   it, also when that one has too much to do and the others have nothing.
+ * - `serve()` is the server: `reusePort: true`, and a loop of `accept`. All who
+ *   listen on the port must say `reusePort`. For all others the port is taken
+ *   (EADDRINUSE).
+ * - `server()` starts the processes, and serves nobody itself, unless there is to be
+ *   only one. It starts a process again that was killed or has crashed. A process
+ *   that was told to end (exit code 0) is not started again.
+ * - The crash. A client whose bytes were not read yet gets ECONNRESET. The clients
+ *   of the other process do not notice. New clients all go to the other process, as
+ *   soon as the listener of the crashed one is closed as well. A client that
+ *   connects in the moment before is reset, and tries again.
+ * - It does not balance the load. A connection never moves: it stays with its
+ *   process, also when that one has too much to do and the others have nothing.
  *   The kernel looks at the addresses only (a hash of them), not at who is free. So
  *   the parts are about equal if there are many connections.
  * - Memory is not shared either. What one process knows, the others do not.
  *
  * | here | Linux system calls (`strace -f`) |
  * |---|---|
- * | `Deno.listen` with `reusePort` | `socket`, `setsockopt(SO_REUSEPORT)`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen` |
- * | `spawnDeno` | `clone`, `execve` |
+ * | `Deno.listen` with `reusePort` | `socket`, `setsockopt(SO_REUSEPORT)`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen`, `getsockname` |
+ * | `forkServer` | `clone3` (or `clone`), `execve` |
  * | the crash | `exit_group`; the kernel closes all that is open |
  *
  * Try it:
- * - `deno task many_processes server`, and in some more terminals
- *   `nc 127.0.0.1 9527`: type a line, and `crash`.
+ * - `deno task many_processes server --quiet`, and in some more terminals
+ *   `nc 127.0.0.1 9527`: type a line. Two of them may have the same process: then
+ *   open more. Type `crash` in one. After half a second all clients of that process
+ *   have ended, the others go on, and the server has started another process.
  * - `deno task many_processes server --processes 1` in two terminals: they need
  *   nothing of each other. End one by Ctrl+C.
  * - `deno task tcp_echo server` beside them: EADDRINUSE.
  *
- * Beyond the tutorial. Its SO_REUSEADDR is another option: it is about a port
- * that somebody has had (lesson 09), not one that somebody has. On Linux only
+ * Beyond the tutorial. Its SO_REUSEADDR is another option: it is about a port whose last user is gone (lesson 09), not about one in use. On Linux only
  * processes of the same user share a port, so that nobody can take a part of
  * another one's connections.
  *
  * What is still missing: whoever is in the queue of a process that ends, not yet
  * accepted, is reset too. A server that must not lose anybody when it is started
  * anew hands its listener on, or has another program in front of it. And each
- * process costs as much memory as a whole Deno, some 40 MB.
+ * process costs as much memory as a whole Deno, some 40 MB. Lesson 16 makes more of
+ * a single process.
  *
  * @module
  */
@@ -103,7 +108,7 @@ async function answer(conn: Deno.TcpConn): Promise<void> {
   }
 }
 
-/** Reads nothing for a while, so that requests pile up, and then ends. */
+/** Reads nothing for a while, so that its clients wait for answers, and ends. */
 function crash(): never {
   const end = performance.now() + 500;
   while (performance.now() < end);
@@ -203,14 +208,29 @@ async function watchCrash(address: Deno.ConnectOptions, connections: number) {
 
 /** A client, and the process that has it. */
 async function connect(address: Deno.ConnectOptions) {
-  const conn = await Deno.connect(address);
+  for (;;) {
+    let conn: Deno.TcpConn | undefined;
+    try {
+      conn = await Deno.connect(address);
+      const ask = asker(conn);
+      return { conn, ask, process: await ask("who is there?") };
+    } catch (error) {
+      // A process that ends closes its connections first, and its listener last.
+      // Whoever comes in between is reset as well, and tries again.
+      conn?.close();
+      if (!isConnectionLost(error)) throw error;
+    }
+  }
+}
+
+/** Asks a server on this connection, and says which process has answered. */
+function asker(conn: Deno.TcpConn) {
   const answers = readLines(conn);
-  const ask = async (text: string) => {
+  return async (text: string) => {
     await writeFull(conn, encode(`${text}\n`));
     const { value } = await answers.next();
     return value ? decode(value).split(":")[0] : "end of stream";
   };
-  return { conn, ask, process: await ask("who is there?") };
 }
 
 if (import.meta.main) {

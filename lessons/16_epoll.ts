@@ -8,8 +8,8 @@
  * @resource {https://man7.org/linux/man-pages/man2/accept.2.html} accept4(2): EAGAIN, EMFILE
  * @resource {https://man7.org/linux/man-pages/man2/recvmmsg.2.html} recvmmsg(2): many datagrams in one call
  * @resource {https://docs.deno.com/runtime/fundamentals/ffi/} Deno: calls of C functions (FFI)
- * @see 12_concurrent_echo.ts
  * @see 06_udp_echo.ts
+ * @see 12_concurrent_echo.ts
  * @see 15_many_processes.ts
  *
  * The echo server of lesson 12, without Deno's sockets. Lesson 12 writes `await
@@ -24,22 +24,23 @@
  * - The loop at the end of `server()`. `epoll_wait` says which sockets have
  *   something. Each of them gets one `recv` and one `send`, then the next one has
  *   its turn. So nobody is left out.
- * - No call on a socket waits. One that would have to wait fails with EAGAIN.
+ * - No call on a TCP socket waits. One that would have to wait fails with EAGAIN.
+ *   With `--udp`, `sendmmsg` may wait for room: what it did not send would be lost.
  * - `write()`: what `send` did not take is kept, and nothing more is read from that
  *   client until it is sent. So a client that does not read costs 256 KiB at most,
  *   and its end of stream is not read before it has had its echo.
- * - An idle client costs a number in the kernel, and nothing here.
+ * - An idle client costs a socket in the kernel, and nothing in this program.
  * - The waiting. A call that waits stops all else that Deno does: timers,
  *   promises, signals. So this thread waits 10 ms at most, and after 10 ms of work
  *   it lets Deno have a turn. When nobody speaks, another thread does the waiting,
  *   and none of them uses the processor. The price: a turn every 10 ms costs 1 % of
  *   the messages (every 1 ms: 3 %), and a message after a silence comes 0.1 ms later.
  * - The types of the calls: `i32`, `u32` and `buffer` only. For them V8 makes a fast
- *   call, 10 ns. `recv` with a `usize` and an `isize`, as C declares it, takes
- *   20 ns with bigints, and 90 ns if the size is given as a number: then the whole
- *   server has 0.8 of its speed. That u32 is right here has two reasons: sizes are
- *   small, and on x86-64 and arm64 what writes the lower half of a register
- *   clears the upper half.
+ *   call, which adds some 10 ns to what the kernel takes. With a `usize` and an
+ *   `isize`, as C declares `recv`, it adds twice as much for a bigint, and many times
+ *   as much for a number. The whole server then has 0.8 to 0.95 of its speed. `u32`
+ *   is safe here for two reasons: sizes are small, and on x86-64 and arm64 a write
+ *   to the lower half of a register clears the upper half.
  * - The memory. A call gets a pointer into a buffer, and V8 does not know for how
  *   long C uses it. Here each buffer belongs to `server()`, which does not end.
  *   Pointers inside a struct keep nothing alive: see `datagramEcho()`.
@@ -53,15 +54,17 @@
  * | `libc.inet_pton`, `libc.strerror` | none: they only compute |
  *
  * Try it:
- * - `deno task epoll`: both servers make the same system calls. What differs
- *   is how much is between them. (The load is a program of Deno's, and takes most
- *   of the time. `deno task bench c` measures the servers alone.)
+ * - `deno task epoll`: both servers make the same system calls. They differ in what
+ *   runs between the calls, so in the time on a core that a message takes. (The
+ *   messages of a second are mostly the load's, which is a program of Deno's too.
+ *   `deno task bench c` measures servers alone.)
  * - `deno task epoll server`, and in another terminal
  *   `deno task concurrent_echo client --clients 1000`.
- * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno task epoll server`,
- *   and in another terminal `nc 127.0.0.1 9527`: type lines. Behind each echo one
- *   thread waits for 10 ms, then another one without an end. The `epoll_wait` on
- *   descriptor 3 is Deno's own.
+ * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno run --allow-ffi
+ *   lessons/16_epoll.ts server`, and in another terminal `nc 127.0.0.1 9527`: type
+ *   lines. After each echo the main thread waits for 10 ms in `epoll_wait`. Then a
+ *   second thread waits without a limit (the last argument is -1). The `epoll_wait`
+ *   on descriptor 3 is Deno's own.
  * - `deno task epoll server --udp`, and `deno task udp_echo client`.
  *
  * The tutorial's server makes the same calls on sockets that block. Its `accept`
@@ -75,6 +78,7 @@
  * @module
  */
 
+import { constants } from "node:os";
 import { announce, describeError, formatAddress } from "../lib/describe.ts";
 import { textLines } from "../lib/harness/child.ts";
 import { common } from "../lib/harness/command_line.ts";
@@ -126,7 +130,7 @@ const [MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN] = [0x40, 0x4000, 11];
 const [EVENT, DATA] = Deno.build.arch === "x86_64" ? [3, 1] : [4, 2];
 /** How many events epoll_wait(2) returns at most. */
 const EVENTS = 512;
-/** How long the rest of Deno may have to wait, in milliseconds. */
+/** The longest wait, and the longest work before Deno has a turn: both in ms. */
 const TURN = 10;
 /** How long nobody is accepted when there is no descriptor, in milliseconds. */
 const PAUSE = 100;
@@ -148,14 +152,17 @@ export async function server({
   const library = Deno.dlopen("libc.so.6", CALLS);
   open.defer(() => library.close());
   const libc = library.symbols;
-  // errno stays in one place, and is read there: a call could change it.
+  // Where errno stands. To ask for the place each time could set it anew.
   const errno = new Int32Array(
     Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
   );
   const check = (call: string, result: number) => {
     if (result >= 0) return result;
+    const [code] = Object.entries(constants.errno)
+      .find(([, number]) => number === errno[0]) ?? [];
     const text = Deno.UnsafePointerView.getCString(libc.strerror(errno[0])!);
-    throw new Error(`${call}: ${text}`);
+    const cause = Object.assign(new Error(text), { code });
+    throw Object.assign(new Error(call, { cause }), { code });
   };
 
   // A struct sockaddr_in: family, port, address, eight zeros.
@@ -174,14 +181,16 @@ export async function server({
   open.defer(() => libc.close(listener));
   if (!udp) {
     const on = new Int32Array([1]);
-    libc.setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, on, 4);
-    // Whoever is accepted has it as well.
-    libc.setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, on, 4);
+    const set = (level: number, option: number) =>
+      check("setsockopt", libc.setsockopt(listener, level, option, on, 4));
+    set(SOL_SOCKET, SO_REUSEADDR);
+    set(IPPROTO_TCP, TCP_NODELAY); // Accepted sockets inherit it.
   }
   const address = formatAddress({ hostname, port });
   check(`bind ${address}`, libc.bind(listener, name, name.length));
   if (!udp) check("listen", libc.listen(listener, 4096));
-  libc.getsockname(listener, name, new Uint32Array([name.length]));
+  const length = new Uint32Array([name.length]);
+  check("getsockname", libc.getsockname(listener, name, length));
   const bound = view.getUint16(2);
 
   // An epoll is a set of descriptors, each with what is asked about it.
@@ -194,7 +203,7 @@ export async function server({
     check("epoll_ctl", libc.epoll_ctl(epoll, how, fd, event));
   };
   watch(EPOLL_CTL_ADD, listener, EPOLLIN);
-  onListen({ hostname, port: bound, transport: "tcp" });
+  onListen({ hostname, port: bound, transport: udp ? "udp" : "tcp" });
 
   const accept = () => {
     const flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
@@ -255,7 +264,7 @@ export async function server({
       count = libc.epoll_wait(epoll, events, EVENTS, TURN);
       serve(count);
     } while (count > 0 && performance.now() < end);
-    // So then another thread waits: not at all when there is much to do, and
+    // Now Deno has its turn, and another thread waits: not at all when there is much to do, and
     // else for as long as nobody says anything.
     const timeout = count > 0 ? 0 : -1;
     serve(await libc.epoll_wait_aside(epoll, events, EVENTS, timeout));

@@ -117,7 +117,7 @@ export class Libc implements Disposable {
   #library = Deno.dlopen("libc.so.6", CALLS);
   /** Its functions, without a check. */
   readonly calls: Calls = this.#library.symbols;
-  // It stays in one place, and is read there: a call could set it anew.
+  // Where errno stands. To ask for the place each time could set it anew.
   #errno = new Int32Array(
     Deno.UnsafePointerView.getArrayBuffer(this.calls.__errno_location()!, 4),
   );
@@ -140,7 +140,6 @@ export class Libc implements Disposable {
   /** The error of a call that has just failed. */
   error(call: string): LibcError {
     const [errno] = this.#errno;
-    // Some have two names: for sockets the last one is EOPNOTSUPP, not ENOTSUP.
     // Of two names this is the one that sockets use: EAGAIN, EOPNOTSUPP.
     const [code] =
       Object.entries(constants.errno).find(([name, number]) =>

@@ -346,7 +346,7 @@ if (import.meta.main) {
     default: false,
     help: "import the standard library from JSR, pinned",
   };
-  const functions = { default: false, help: "no demo and no command line" };
+  const functions = { default: false, help: "only what can be imported" };
   const force = { default: false, help: "write over a file that exists" };
 
   await runLesson(

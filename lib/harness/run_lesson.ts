@@ -21,7 +21,7 @@ export const beforeExit: Set<() => Promise<unknown>> = new Set();
 /** How long the end may take after a signal, in milliseconds. */
 const LAST_MOMENTS = 3000;
 
-/** The same, for TypeScript: a mode's function takes the options of its mode. */
+/** What TypeScript checks: a mode's function takes the options of its mode. */
 export async function runLesson<M extends Record<string, Options>>( // stage
   url: string, // stage
   title: string, // stage
@@ -39,7 +39,7 @@ export async function runLesson(
 ): Promise<never> {
   const [, program] = decodeURIComponent(url).match(/([^/]+?)(?:\.ts)?$/)!;
   const stop = new AbortController();
-  const late = Promise.withResolvers<void>(); // So long after a signal.
+  const late = Promise.withResolvers<void>(); // When the last moments are over.
   let name = "";
   let values: Record<string, unknown> = {};
   let lastLine: string | undefined;

@@ -1,6 +1,7 @@
 /**
- * What the command line shows of a lesson's socket calls: their trace on
- * standard error, or a diagram when it is over. A copy has none of it.
+ * What a lesson's process has here, and a copy has not: the trace of its socket
+ * calls on standard error, or a diagram when it is over; and care for what nobody
+ * expects.
  *
  * @module
  */
@@ -11,10 +12,6 @@ const diagramOptions = {
   quiet: { default: false, help: "no diagram" },
   mermaid: { default: false, help: "the diagram for Mermaid, to be a picture" },
 };
-
-/** Shows what was collected, or is still to be written. */
-let finish: (print: (text: string) => Promise<unknown>) => Promise<void> =
-  async () => {};
 
 /** What `show` of a mode stands for. */
 export const stage = {
@@ -63,18 +60,16 @@ export const stage = {
     if (show === undefined || quiet || child) return;
     if (show === "trace") {
       const { flushTrace } = await import("./trace.ts");
-      finish = flushTrace;
+      stage.end = flushTrace;
     } else {
       const { drawDiagram } = await import("./diagram.ts");
-      finish = async (print) => {
+      stage.end = async (print) => {
         const diagram = drawDiagram(mermaid === true);
         if (diagram !== "") await print(diagram);
       };
     }
   },
 
-  /** Shows the rest before the process ends. */
-  end(print: (text: string) => Promise<unknown>): Promise<void> {
-    return finish(print);
-  },
+  /** Shows what was collected, or is still to be written, before the end. */
+  end: async (_print: (text: string) => Promise<unknown>): Promise<void> => {},
 };

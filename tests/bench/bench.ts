@@ -376,9 +376,8 @@ async function compareWithC(options: Options): Promise<void> {
     name,
     ...columns.map((it, i) => it.get(loads[i][1].udp ? udp : tcp) ?? "-"),
   ]).filter((cells) => cells.slice(1).some((cell) => cell !== "-"));
-  const title =
-    "Messages a second (and for the same time on a core), those of " +
-    `${table[0][0]} being 1${besideNote()}`;
+  const title = `Messages a second, relative to ${table[0][0]} ` +
+    `(in brackets: for a second on a core)${besideNote()}`;
   const head = ["server", ...loads.map(([title]) => title)];
   await print(options, title, formatTable(head, table));
 }
@@ -665,7 +664,7 @@ await runLesson(
           );
         }
         const pinned = find("taskset")
-          ? `servers and load on core ${cores()[0]}, but where it is said`
+          ? `servers and load on core ${cores()[0]}, unless stated otherwise`
           : "no taskset: servers and load on any core";
         await options.print(
           `Deno ${Deno.version.deno}, ${cores().length} cores, ` +

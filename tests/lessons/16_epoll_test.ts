@@ -312,15 +312,17 @@ Deno.test("16 server says what failed, in one line", async () => {
     run(LESSON, ["server"], { flags: [] }),
   ]);
   assertEquals([busy.code, busy.stdout], [1, ""]);
-  const inUse = `bind 127.0.0.1:${port}: Address already in use`;
-  assertEquals(busy.stderr, `16_epoll: ${inUse}\n`);
+  const inUse = "EADDRINUSE (Address already in use)";
+  assertEquals(busy.stderr, `16_epoll: bind 127.0.0.1:${port}: ${inUse}\n`);
   assertEquals([name.code, name.stdout], [1, ""]);
   assertEquals(name.stderr, "16_epoll: Not an IPv4 address: localhost\n");
   assertEquals(denied.code, 1);
   assertMatch(denied.stderr, /^16_epoll: .*--allow-ffi.*\n$/);
 
   // Whoever calls it is left without an open library. (Nor descriptors.)
-  await assertRejects(() => server({ hostname: LOOPBACK, port }), Error, inUse);
+  const again = () => server({ hostname: LOOPBACK, port });
+  const error = await assertRejects(again, Error, "bind");
+  assertEquals((error as { code?: string }).code, "EADDRINUSE");
 });
 
 Deno.test("16 demo puts the same load on both servers", async () => {

@@ -273,6 +273,15 @@ export function descendants(pid: number): number[] {
   return children.flatMap((child) => [child, ...descendants(child)]);
 }
 
+/** Whether a process runs, and has not ended without being waited for. */
+export function isRunning(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+  } catch {
+    return false;
+  }
+}
+
 /** Whether nobody listens on this port of 127.0.0.1 any more. */
 export async function isFree(port: number): Promise<boolean> {
   try {

@@ -367,7 +367,12 @@ if (import.meta.main) {
             );
           }
           const path = findSource(name);
-          const file = out ?? fileNameOf(path);
+          const isFolder = out !== undefined &&
+            await Deno.stat(out).then((it) => it.isDirectory, () => false);
+          // Into a folder, as cp(1) does.
+          const file = isFolder
+            ? `${out.replace(/\/+$/, "")}/${fileNameOf(path)}`
+            : out ?? fileNameOf(path);
           const text = await copyLesson(path, {
             fileName: fileNameOf(file),
             jsr,
@@ -377,11 +382,11 @@ if (import.meta.main) {
           const say = out === undefined ? console.error : print;
           if (out === undefined) await writeFull(output, bytes);
           else {
-            await Deno.writeFile(out, bytes, { createNew: !force })
+            await Deno.writeFile(file, bytes, { createNew: !force })
               .catch((error) => {
                 throw error instanceof Deno.errors.AlreadyExists
-                  ? new Error(`${out} exists: --force writes over it`)
-                  : new Error(`write ${out}`, { cause: error });
+                  ? new Error(`${file} exists: --force writes over it`)
+                  : new Error(`write ${file}`, { cause: error });
               });
           }
           const lines = text.split("\n").length - 1;

@@ -3,6 +3,7 @@ import {
   descendants,
   fakeProgram,
   isFree,
+  isRunning,
   LessonProcess,
   run,
   until,
@@ -181,15 +182,6 @@ Deno.test("08 peer keeps what it is told, and lets go of what it closes", async 
 
 for (const signal of ["SIGINT", "SIGKILL"] as const) {
   Deno.test(`08 demo leaves no process behind after ${signal}`, async () => {
-    const isAlive = (pid: number) => {
-      try {
-        return !/^State:\s+Z/m.test(
-          Deno.readTextFileSync(`/proc/${pid}/status`),
-        );
-      } catch {
-        return false;
-      }
-    };
     await using process = new LessonProcess(LESSON, []);
     await process.stdoutHas("The client closes first");
     // The next scene's two processes.
@@ -202,9 +194,9 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
       assertEquals([code, stderr], [130, ""]);
       // It waits for them, but not for ever.
       const isPatient = performance.now() - start < 2500;
-      if (isPatient) assertEquals(peers.filter(isAlive), []);
+      if (isPatient) assertEquals(peers.filter(isRunning), []);
     }
-    await until(() => !peers.some(isAlive));
+    await until(() => !peers.some(isRunning));
   });
 }
 

@@ -1,19 +1,19 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { descendants, isFree, LessonProcess, run, until } from "../testing.ts";
+import {
+  descendants,
+  isFree,
+  isRunning,
+  run,
+  startServer as startServerOf,
+  until,
+} from "../testing.ts";
 
 const LESSON = "15_many_processes.ts";
 const LOOPBACK = "127.0.0.1";
 
-async function startServer(port = 0, processes = 2) {
-  const process = new LessonProcess(LESSON, [
-    "server",
-    "--host=127.0.0.1",
-    `--port=${port}`,
-    `--processes=${processes}`,
-    "--quiet",
-  ]);
-  return { process, port: await process.port() };
-}
+/** Starts the lesson's server on a free port. */
+const startServer = (...args: string[]) =>
+  startServerOf(LESSON, ["--quiet", ...args]);
 
 /** A client, and the number of the process that answers it. */
 async function connect(port: number) {
@@ -37,15 +37,6 @@ async function connectToAll(port: number, processes: number) {
   while (pids().size < processes) clients.push(await connect(port));
   return clients;
 }
-
-const isRunning = (pid: number) => {
-  try {
-    // One that has ended, and was not waited for yet, does not run.
-    return !/^State:\s+Z/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
-  } catch {
-    return false;
-  }
-};
 
 Deno.test("15 demo: the kernel deals out, and one process crashes", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
@@ -102,10 +93,10 @@ Deno.test("15 server leaves no process behind when it is killed", async () => {
 });
 
 Deno.test("15 server shares its port with one like it, and with nobody else", async () => {
-  const first = await startServer(0, 1);
+  const first = await startServer("--processes=1");
   await using _first = first.process;
   const { port } = first;
-  const second = await startServer(port, 1);
+  const second = await startServer("--processes=1", `--port=${port}`);
   await using _second = second.process;
   const clients = await connectToAll(port, 2);
   assertEquals(

@@ -7,17 +7,16 @@ import {
   LessonProcess,
   run,
   type StartOptions,
+  startServer as startServerOf,
   until,
 } from "../testing.ts";
 
 const LESSON = "16_epoll.ts";
 const LOOPBACK = "127.0.0.1";
 
-async function startServer(args: string[] = [], options: StartOptions = {}) {
-  const all = ["server", "--host=127.0.0.1", "--port=0", ...args];
-  const process = new LessonProcess(LESSON, all, options);
-  return { process, port: await process.port() };
-}
+/** Starts the lesson's server on a free port. */
+const startServer = (args?: string[], options?: StartOptions) =>
+  startServerOf(LESSON, args, options);
 
 const connect = (port: number) => Deno.connect({ hostname: LOOPBACK, port });
 

@@ -279,15 +279,14 @@ Deno.test("copy prints the copy, and elsewhere how to run it", async () => {
   });
 });
 
-Deno.test("copy --functions says how to import them", async () => {
+Deno.test("copy --functions says how to import them, and takes a folder", async () => {
   await withFolder(async (folder) => {
-    const file = `${folder}/echo.ts`;
-    const { code, stdout, stderr } = await copy("--functions", "02", file);
+    const args = ["--functions", "02", `${folder}/`]; // As cp(1) takes it.
+    const { code, stdout, stderr } = await copy(...args);
     assertEquals([code, stderr], [0, ""]);
-    assertMatch(
-      stdout,
-      /^ {2}import \{ server, client \} from "\.\/echo\.ts";$/m,
-    );
+    const line = 'import { server, client } from "./02_tcp_echo.ts";';
+    assertEquals(stdout.split("\n")[1], `  ${line}`);
+    assert((await Deno.stat(`${folder}/02_tcp_echo.ts`)).isFile);
   });
 });
 

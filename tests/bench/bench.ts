@@ -28,10 +28,10 @@ const deno = (script: string, ...flags: string[]) => [
   ...[Deno.execPath(), "run", ...flags],
   path(script),
 ];
-const LISTEN = ["server", "--host=127.0.0.1", "--port=0", "--child"];
 const lesson = (name: string, flags: string[], ...options: string[]) => [
   ...deno(`../../lessons/${name}.ts`, ...flags),
-  ...[...LISTEN, "--quiet", ...options],
+  ...["server", "--host=127.0.0.1", "--port=0", "--quiet", "--child"],
+  ...options,
 ];
 const lesson12 = (...options: string[]) =>
   lesson(
@@ -40,10 +40,8 @@ const lesson12 = (...options: string[]) =>
     ...["--drain-timeout=0", ...options],
   );
 
-const epoll = (...options: string[]) => [
-  ...deno("../../lessons/16_epoll.ts", "--allow-ffi"),
-  ...[...LISTEN, ...options],
-];
+const epoll = (...options: string[]) =>
+  lesson("16_epoll", ["--allow-ffi"], ...options);
 /** Runs a program, and leaves it nowhere; empty where there is no compiler. */
 const compiled = (compiler: string[], source: string, ...options: string[]) => {
   const script = `folder=$(mktemp -d) && source=$1 && shift &&

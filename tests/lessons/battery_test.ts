@@ -60,7 +60,6 @@ const CONCURRENT: Target = {
   args: ["--drain-timeout=50"],
 };
 const TARGETS = [ECHO, FRAMES, CONCURRENT];
-/** It has no trace, as it makes none of Deno's calls: nothing to be quiet about. */
 const EPOLL: Target = { ...ECHO, lesson: "16_epoll.ts", args: [] };
 
 const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
@@ -171,7 +170,7 @@ for (const target of [...TARGETS, EPOLL]) {
       "server",
       "--host=127.0.0.1",
       "--port=0",
-      ...(target === EPOLL ? [] : ["--quiet"]),
+      "--quiet",
       ...target.args,
     ]);
     const port = await process.port();

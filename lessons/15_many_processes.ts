@@ -138,22 +138,27 @@ export async function server({
   using holder = Deno.listen({ hostname, port, reusePort: true });
   const { addr } = holder;
   const command = { ...one(hostname, addr.port), print: () => {} };
-  let started = 0;
+  let listening = 0;
   const keepOne = async (): Promise<number> => {
-    let isReady = false;
-    const status = await forkServer(command, () => {
-      isReady = true;
-      if (++started === processes) {
+    let isCounted = false;
+    for (;;) {
+      let isReady = false;
+      const status = await forkServer(command, () => {
+        isReady = true;
+        if (isCounted) return;
+        isCounted = true;
+        if (++listening < processes) return;
         holder.close();
         onListen(addr);
+      });
+      // 0: it was told to end. And one that could not listen has said why.
+      if (isReady && status === 0) return 0;
+      if (!isReady && listening < processes && status < 128) {
+        throw new Error("a process does not listen");
       }
-    });
-    // One that could not listen will not be able to. 0: it was told to end.
-    if (!isReady) return status || 1;
-    if (status === 0) return 0;
-    await print(`a process has ended with ${status}, another one is started`);
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
-    return keepOne();
+      print(`a process has ended with ${status}, another one is started`);
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    }
   };
   const all = Array.from({ length: processes }, keepOne);
   return Math.max(...await Promise.all(all));

@@ -80,12 +80,11 @@
 
 import { constants } from "node:os";
 import { announce, describeError, formatAddress } from "../lib/describe.ts";
-import { textLines } from "../lib/harness/child.ts";
+import { spawnChild, textLines } from "../lib/harness/child.ts";
 import { common } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { type LoadOptions, putLoad } from "../lib/load.ts";
-import { WITHOUT_LD } from "../lib/plain_env.ts";
 
 /** A call of C's whose parameters are these, and whose result is an `int`. */
 const int = <const P extends Deno.NativeType[]>(...parameters: P) =>
@@ -171,6 +170,9 @@ export async function server({
   const text = new TextEncoder().encode(`${hostname}\0`);
   if (libc.inet_pton(AF_INET, text, name.subarray(4)) !== 1) {
     throw new TypeError(`Not an IPv4 address: ${hostname}`);
+  }
+  if (!(port >= 0 && port <= 65535)) {
+    throw new RangeError(`Not a port: ${port}`);
   }
   name[0] = AF_INET;
   view.setUint16(2, port); // In network byte order: lesson 05.
@@ -347,20 +349,19 @@ export async function demo({
 /** Runs a server for as long as the load takes. */
 async function serveLoad(load: LoadOptions, program: string, args: string[]) {
   const before = cpuTimeOfChildren();
-  const { stdin, stdout, stderr, status } = new Deno.Command(program, {
-    args,
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-    env: { ...WITHOUT_LD, NO_COLOR: "1" },
-  }).spawn();
+  const { stdin, stdout, stderr, status } = spawnChild(program, args, "piped");
   const errors = new Response(stderr).text();
   const { value: ready } = await textLines(stdout).next();
-  if (ready === undefined) throw new Error((await errors).split("\n")[0]);
+  if (ready === undefined) {
+    const [why] = (await errors).split("\n");
+    throw new Error(why.replace(/^\w+: /, ""));
+  }
   const port = Number(ready.split(":").at(-1));
   const report = await putLoad({ ...load, port });
   await stdin.close(); // With --child that ends it.
-  await status;
+  const { code } = await status;
+  if (report.error !== undefined) throw report.error;
+  if (code !== 0) throw new Error(`the server has ended with ${code}`);
   const cpuTime = cpuTimeOfChildren() - before;
   return { report, cpuTime, errors: await errors };
 }

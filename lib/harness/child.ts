@@ -80,11 +80,8 @@ export async function forkServer(
 }
 
 /**
- * Starts `deno run`, with pipes for its standard input and output. It may use
- * the network, and nothing else.
- *
- * @throws {Error} `fork failed!`: there is no `deno` on PATH, or no
- * `--allow-run=deno`.
+ * Starts `deno run`, as {@linkcode spawnChild} does. It may use the network, and
+ * nothing else.
  *
  * @example
  * ```ts
@@ -100,25 +97,43 @@ export async function forkServer(
  */
 export function spawnDeno(
   args: string[],
-  stderr: "inherit" | "piped" | "null" = "inherit",
+  stderr?: "inherit" | "piped" | "null",
 ): Deno.ChildProcess {
   const flags = ["--allow-net"];
   if (typeof Deno.listenDatagram === "function") flags.push("--unstable-net");
   flags.push(...stage.childFlags); // stage
   // By name: `--allow-run=deno` is about what PATH finds, which need not be
   // the file that Deno.execPath() returns.
-  const deno = new Deno.Command("deno", {
-    args: ["run", ...flags, ...args],
-    stdin: "piped",
-    stdout: "piped",
-    stderr,
-    env: WITHOUT_LD,
-  });
+  return spawnChild("deno", ["run", ...flags, ...args], stderr);
+}
+
+/**
+ * Starts a program that ends when its standard input does, and so with this
+ * process. Its standard input and output are pipes.
+ *
+ * @throws {Error} `fork failed!`: the program is not on PATH, or `--allow-run`
+ * does not name it.
+ */
+export function spawnChild(
+  program: string,
+  args: string[],
+  stderr: "inherit" | "piped" | "null" = "inherit",
+): Deno.ChildProcess {
+  const options = { args, stdin: "piped", stdout: "piped", stderr } as const;
+  const env = { ...WITHOUT_LD, NO_COLOR: "1" };
+  let child: Deno.ChildProcess;
   try {
-    return deno.spawn();
+    child = new Deno.Command(program, { ...options, env }).spawn();
   } catch (error) {
     throw new Error("fork failed!", { cause: error });
   }
+  const end = async () => {
+    child.stdin.close().catch(() => {}); // It may be closed, or in use.
+    await child.status;
+  };
+  beforeExit.add(end);
+  child.status.then(() => beforeExit.delete(end));
+  return child;
 }
 
 /**

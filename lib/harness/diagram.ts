@@ -5,6 +5,7 @@
  * @module
  */
 
+import { writeFull } from "../full_io.ts";
 import { textLines } from "./child.ts";
 import { SequenceDiagram } from "./sequence_diagram.ts";
 import { type SocketCall, watchSocketCalls } from "./socket_calls.ts";
@@ -21,7 +22,11 @@ stage.childErrors = "piped";
 stage.watchErrors = async ({ stderr }) => {
   for await (const line of textLines(stderr)) {
     if (line.startsWith('{"at":')) server.push(JSON.parse(line));
-    else console.error(line);
+    else {
+      // Not console.error, which would wait where nobody reads.
+      await writeFull(Deno.stderr, new TextEncoder().encode(`${line}\n`))
+        .catch(() => {});
+    }
   }
 };
 

@@ -18,6 +18,22 @@ import { stage } from "./stage.ts"; // stage
 /** What is still to be done before the process ends; not for long. */
 export const beforeExit: Set<() => Promise<unknown>> = new Set();
 
+const lineOf = (text: string) => new TextEncoder().encode(`${text}\n`);
+
+/** Tries again where it would have to wait: somebody has set O_NONBLOCK. */
+const standardOutput = {
+  async write(p: Uint8Array): Promise<number> {
+    for (;;) {
+      try {
+        return await Deno.stdout.write(p);
+      } catch (error) {
+        if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    }
+  },
+};
+
 /** How long the end may take after a signal, in milliseconds. */
 const LAST_MOMENTS = 3000;
 
@@ -46,21 +62,21 @@ export async function runLesson(
   let ending: Promise<never> | undefined;
   let isLost = false;
 
+  // In the background: a full pipe that nobody reads must not stop the program.
+  let reported: Promise<unknown> = Promise.resolve();
   const report = (error: unknown) => {
     if (ending) return; // What is cut short fails, and that is no news.
     const call = callOf(error, name, values);
-    try {
-      console.error(`${program}: ${call}${describeError(error)}`);
-    } catch {
-      // A full disk. The exit code still says it.
-    }
+    const line = lineOf(`${program}: ${call}${describeError(error)}`);
+    reported = reported.then(() => writeFull(Deno.stderr, line))
+      .catch(() => {}); // A full disk. The exit code still says it.
   };
 
   // One after the other, though a lesson need not wait for what it prints.
   let printed: Promise<unknown> = Promise.resolve();
   const write = (p: Uint8Array): Promise<number> => {
     const writing = printed
-      .then(() => isLost ? p.length : writeFull(Deno.stdout, p))
+      .then(() => isLost ? p.length : writeFull(standardOutput, p))
       .catch((error) => {
         isLost = true;
         // A standard output that nobody reads any more (`| head -1`) ends a
@@ -75,7 +91,7 @@ export async function runLesson(
     printed = writing;
     return writing;
   };
-  const print = (line: string) => write(new TextEncoder().encode(`${line}\n`));
+  const print = (line: string) => write(lineOf(line));
 
   const end = (code: number): Promise<never> =>
     ending ??= (async () => {
@@ -83,12 +99,17 @@ export async function runLesson(
         if (lastLine !== undefined) print(lastLine);
         await Promise.all([...beforeExit].map((it) => it()));
         await stage.end(print); // stage
-        await printed;
+        await Promise.all([printed, reported]);
       })();
       await Promise.race([rest, late.promise]);
       return Deno.exit(Math.max(code, Deno.exitCode));
     })();
-  stage.prepare(report, end); // stage
+  // A mistake of ours is no reason for a stack trace either.
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    report(event.reason);
+    end(1);
+  });
 
   try {
     const parsed = parseCommandLine(modes, Deno.args);
@@ -106,7 +127,8 @@ export async function runLesson(
       if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) print("");
       if (mode.drains) return;
       lastLine ??= mode.last;
-      end(name === "server" ? 0 : code);
+      if (name !== "server") Deno.exitCode = code;
+      end(0);
     };
     Deno.addSignalListener("SIGINT", () => interrupt(130));
     if (Deno.build.os !== "windows") {
@@ -124,10 +146,14 @@ export async function runLesson(
       output: {
         write: async (p: Uint8Array) => ending ? p.length : await write(p),
       },
-      print,
+      async print(line: string) {
+        // A server's last line is the last. But a demo prints what its child says.
+        if (!ending || name !== "server") await print(line);
+      },
       report,
       signal: stop.signal,
       onListen(address: Deno.NetAddr) {
+        if (ending) return;
         print(`listening on ${formatAddress(address)}`);
         lastLine = "server closed";
       },

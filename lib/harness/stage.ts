@@ -1,7 +1,6 @@
 /**
- * What a lesson's process has here, and a copy has not: the trace of its socket
- * calls on standard error, or a diagram when it is over; and care for what nobody
- * expects.
+ * What the command line shows of a lesson's socket calls: their trace on
+ * standard error, or a diagram when it is over. A copy has none of it.
  *
  * @module
  */
@@ -28,29 +27,6 @@ export const stage = {
   /** Reads it to its end, where it is piped. */
   watchErrors: (_child: Deno.ChildProcess): Promise<void> | undefined =>
     undefined,
-
-  /** Takes care of what would end the process in a way that nobody expects. */
-  prepare(report: (error: unknown) => void, end: (code: number) => unknown) {
-    // A mistake of ours is no reason for a stack trace either.
-    globalThis.addEventListener("unhandledrejection", (event) => {
-      event.preventDefault();
-      report(event.reason);
-      end(1);
-    });
-    // Somebody may have set O_NONBLOCK on what this process shares with them.
-    const { stdout } = Deno;
-    const write = stdout.write.bind(stdout);
-    stdout.write = async (p) => {
-      for (;;) {
-        try {
-          return await write(p);
-        } catch (error) {
-          if (!(error instanceof Deno.errors.WouldBlock)) throw error;
-          await new Promise((resolve) => setTimeout(resolve, 10));
-        }
-      }
-    };
-  },
 
   /** Loads it, unless `--quiet` is given; so it costs nothing then. */
   async begin(

@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { forkServer, textLines } from "../../lib/harness/child.ts";
 import { beforeExit } from "../../lib/harness/run_lesson.ts";
 import { stage } from "../../lib/harness/stage.ts";
@@ -88,9 +88,8 @@ Deno.test("forkServer() ends the server before this process ends", async () => {
     console.log("server closed");`,
     async () => {
       // What a signal does: the parent may never come back.
-      assertEquals(beforeExit.size, 1);
-      const [ending] = beforeExit;
-      await ending();
+      assert(beforeExit.size > 0);
+      await Promise.all([...beforeExit].map((end) => end()));
       resolve();
     },
   );

@@ -156,10 +156,11 @@ export async function server({
     Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
   );
   const check = (call: string, result: number) => {
+    const [number] = errno; // At once: whatever comes next may change it.
     if (result >= 0) return result;
     const [code] = Object.entries(constants.errno)
-      .find(([, number]) => number === errno[0]) ?? [];
-    const text = Deno.UnsafePointerView.getCString(libc.strerror(errno[0])!);
+      .find(([, it]) => it === number) ?? [];
+    const text = Deno.UnsafePointerView.getCString(libc.strerror(number)!);
     const cause = Object.assign(new Error(text), { code });
     throw Object.assign(new Error(call, { cause }), { code });
   };

@@ -3,6 +3,7 @@ import {
   descendants,
   isFree,
   isRunning,
+  LessonProcess,
   run,
   startServer as startServerOf,
   until,
@@ -80,6 +81,21 @@ Deno.test("15 server starts one again that was killed, and nobody else notices",
   assertMatch(stdout, /\nserver closed\n$/);
   assert(await isFree(port));
   for (const pid of pids) assert(!isRunning(pid));
+});
+
+Deno.test("15 server starts one again that was killed before it listened", async () => {
+  const args = ["server", "--host=127.0.0.1", "--port=0", "--quiet"];
+  await using process = new LessonProcess(LESSON, args);
+  let first: number | undefined;
+  await until(() => (first = descendants(process.pid)[0]) !== undefined);
+  Deno.kill(first!, "SIGKILL");
+  const port = await process.port();
+  // Nobody else is there: each connection has a process that answers.
+  const clients = await Promise.all(
+    Array.from({ length: 20 }, () => connect(port)),
+  );
+  assertEquals(new Set(clients.map(({ pid }) => pid)).size, 2);
+  for (const { conn } of clients) conn.close();
 });
 
 Deno.test("15 server leaves no process behind when it is killed", async () => {

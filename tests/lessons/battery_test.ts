@@ -345,17 +345,24 @@ Deno.test("no descriptor left: a server says so in one line, or needs none", asy
   }
 });
 
+/** Lets a program write into a pipe whose reader sleeps, and which is full. */
+const withFullPipe =
+  (output: "stdout" | "stderr", fifo: string) => (command: string[]) => [
+    "sh",
+    "-c",
+    `mkfifo "$0" && exec 9<>"$0" && head -c 65536 /dev/zero >&9 &&
+    exec "$@" ${output === "stdout" ? ">&9" : "2>&9"}`,
+    fifo,
+    ...command,
+  ];
+
 for (const output of ["stdout", "stderr"] as const) {
   Deno.test(`nobody reads a server's ${output}: it serves, and ends`, async () => {
     const folder = await Deno.makeTempDir();
-    // A pipe whose reader is there, and sleeps; and there is no room left in it.
-    const script = `
-      mkfifo "$0" && exec 9<>"$0" && head -c 65536 /dev/zero >&9 &&
-      exec "$@" ${output === "stdout" ? ">&9" : "2>&9"}`;
     await Promise.all(SERVERS.map(async ([lesson, args, use]) => {
       const fifo = `${folder}/${lesson}`;
       await using process = new LessonProcess(lesson, [...LISTEN, ...args], {
-        wrapper: (command) => ["sh", "-c", script, fifo, ...command],
+        wrapper: withFullPipe(output, fifo),
       });
       const [, port] = output === "stdout"
         ? (await process.stderrHas(BOUND)).match(BOUND)!
@@ -367,4 +374,26 @@ for (const output of ["stdout", "stderr"] as const) {
     await Deno.remove(folder, { recursive: true });
   });
 }
+
+Deno.test("nobody reads what is left of a program: a signal ends it", async () => {
+  const folder = await Deno.makeTempDir();
+  const args = [...LISTEN, "--connections=1"];
+  await using server = new LessonProcess("01_tcp_hello.ts", args, {
+    wrapper: withFullPipe("stdout", `${folder}/stdout`),
+  });
+  const [, port] = (await server.stderrHas(BOUND)).match(BOUND)!;
+  await exchange(ECHO, Number(port), randomBytes(100));
+  await server.stderrHas("close listener"); // It has done its work.
+
+  const refused = ["client", "--port=1", "--quiet"];
+  await using client = new LessonProcess("01_tcp_hello.ts", refused, {
+    wrapper: withFullPipe("stderr", `${folder}/stderr`),
+  });
+  await client.stdoutHas("client done!!"); // And now it reports the error.
+
+  for (const process of [server, client]) process.kill("SIGTERM");
+  assertEquals((await server.result()).code, 0);
+  assertEquals((await client.result()).code, 143);
+  await Deno.remove(folder, { recursive: true });
+});
 const BOUND = / socket, bind(?:, listen)? 127\.0\.0\.1:(\d+)\n/;

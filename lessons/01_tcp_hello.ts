@@ -20,13 +20,13 @@
  * - `Deno.listen` is three calls in C: create a socket, give it its address, let
  *   the kernel complete connections for it. The client gives no address of its
  *   own. The kernel chooses one when it connects.
- * - `accept` returns another socket, for this one client. `using` closes it at
- *   the end of its block, also when an error leaves the block.
+ * - `accept` returns another socket, which belongs to this one client. `using`
+ *   closes it at the end of its block, even when an error ends the block.
  * - `tcpBacklog` is the 3 of `listen(server, 3)`. It does not limit how many
- *   clients are served. It is the length of a queue: of connections that the
- *   kernel has completed and the server has not accepted yet. Linux allows one
- *   more. So while the server is busy with a client, four others can connect. The
- *   next one's `connect` waits.
+ *   clients are served. It is the length of a queue. In the queue are
+ *   connections that the kernel has completed and the server has not accepted
+ *   yet. Linux allows one more. While the server is busy with one client, four
+ *   others can connect. The `connect` of the next one waits.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -42,8 +42,9 @@
  *   `deno task tcp_hello client --message 'how are you?'`.
  * - With the same server, `nc 127.0.0.1 9527` in a second terminal, without
  *   typing anything, and `deno task tcp_hello client` in a third one. The client
- *   is connected and has written its message, but the server reads from nc.
- *   Ctrl+C for nc, and the reply comes. (`nc` may be any program of this name.)
+ *   is connected and has written its message, but the server waits for bytes
+ *   from nc. Press Ctrl+C in nc's terminal, and the reply comes. (`nc` may be
+ *   any program of this name.)
  * - `(printf hel; sleep 1; printf lo) | nc 127.0.0.1 9527` prints `hel`: the
  *   server's one read came too early for the rest.
  * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what lesson
@@ -57,23 +58,23 @@
  * - The client sends `sizeof(buffer)` bytes: 256 for a text of 12. The other 244
  *   are NULs. Here a message is as long as it is.
  * - The server answers with `strlen(buffer)` bytes. A NUL in the message cuts
- *   the reply short. And behind a message that fills the buffer there is no NUL
- *   to stop at.
+ *   the reply short. A message that fills the buffer has no NUL after it, where
+ *   `strlen` would stop.
  * - `accept` gets a `cliaddrlen` that was never set. It must say how large the
  *   buffer for the address is. In Deno there is no such argument.
  * - One failed write ends the server. Here an error of one client's connection
  *   ends that connection only. This is also why the loop calls `accept`, and is
- *   no `for await (const conn of listener)`. A client can reset its connection
- *   while it is still in the queue. Then `accept` throws ENOTCONN, and a
- *   `for await` would be over.
+ *   not a `for await (const conn of listener)`. A client can reset its
+ *   connection while it is still in the queue. Then `accept` throws ENOTCONN,
+ *   which would end a `for await`.
  * - The child sleeps for a second, and hopes that the server listens by then.
- *   Here the server says so, and the demo waits for that line.
+ *   Here the server prints a line when it listens, and the demo waits for it.
  * - The parent never stops serving, so its call of `wait` is never reached.
  *
  * What is still missing: a TCP connection carries bytes, not messages. One
  * `read` returns what has arrived by then: perhaps half of what was sent in one
  * `write`, perhaps two of them together. Here both sides hope that one `read` is
- * one message. Lesson 02 reads until it has all of it.
+ * one message. Lesson 02 reads until it has the whole reply.
  *
  * @module
  */
@@ -88,7 +89,7 @@ import { runLesson } from "../lib/harness/run_lesson.ts";
 const NEWLINE = 0x0a;
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Answers one client after the other; 0 `connections` is no limit. */
+/** Answers one client after the other; 0 `connections` means no limit. */
 export async function server({
   hostname = "0.0.0.0",
   port = 9527,

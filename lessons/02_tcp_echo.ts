@@ -19,8 +19,9 @@
  *
  * What to look at:
  * - The server reads until `read` returns `null`. Lesson 01 reads once.
- * - `writeFull` and `readFull` go on until it is all there, because one `write`
- *   may take a part of the bytes, and one `read` may bring a part of them.
+ * - `writeFull` and `readFull` go on until all bytes are written or read. One
+ *   `write` may take only a part of the bytes, and one `read` may bring only a
+ *   part of them.
  * - The client writes and reads at the same time. See the comment there.
  *
  * | here | Linux system calls (`strace`) |
@@ -39,30 +40,31 @@
  *   after two clients, as the tutorial's does.
  * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
  *   `deno task tcp_echo client --quiet < /usr/bin/env | LC_ALL=C sed 's/^from
- *   server //' | cmp - /usr/bin/env`. A file that is no text comes back whole:
+ *   server //' | cmp - /usr/bin/env`. A file that is not text comes back whole:
  *   `cmp` finds no difference up to the end of the file.
- * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what turns a
- *   server that takes one read for one message into one that does not. (`-I` leaves out lines like this one.)
+ * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what has
+ *   to change in a server that takes one read for one message. (`-I` leaves out
+ *   lines like this one.)
  *
  * In the tutorial `run_client64` is `client()`, `server64` is `server()`, and
  * `lession64` is `demo()`. What its program gets wrong:
  * - The server compares what it wrote with `strlen` of its buffer. A full
- *   buffer has no NUL at its end, and the data may contain NULs. So it calls a correct
- *   write failed, and ends.
- * - It takes the end of a client's stream for an error ("read failed!") and
+ *   buffer has no NUL at its end, and the data may contain NULs. So it says
+ *   that a correct write has failed, and ends.
+ * - It treats the end of a client's stream as an error ("read failed!"), and
  *   ends. Its second client is never served.
  * - The client loops for ever at the end of its input: `fgets` leaves the buffer
  *   empty, nothing is sent, and it prompts again.
  * - `fgets` cuts lines at 255 bytes, and `strlen` cuts them at the first NUL.
- * - The client writes all of a line before it reads. Its lines are short, so
- *   that goes well. Lesson 04 shows how it locks up with a long one.
+ * - The client writes all of a line before it reads. That works because its
+ *   lines are short. Lesson 04 shows how a client with a long one locks up.
  * - Its first client does not wait until the server listens (the `sleep` is
  *   commented out), and says nothing when the connection is refused.
  *
  * What is still missing: the client knows how much to read, because it knows
  * what it sent. Where the reader does not know the length, messages need frames
- * (lesson 10). And a client that says nothing makes all others wait, for as long
- * as it likes: lesson 11 gives up in time, and lesson 12 serves many at once.
+ * (lesson 10). A client that says nothing makes all others wait as long as it
+ * likes. Lesson 11 gives up in time, and lesson 12 serves many clients at once.
  *
  * @module
  */
@@ -78,7 +80,7 @@ import { askLines, hasInput } from "../lib/lines.ts";
 const NEWLINE = 0x0a;
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Echoes one client after the other; 0 `connections` is no limit. */
+/** Echoes one client after the other; 0 `connections` means no limit. */
 export async function server({
   hostname = "0.0.0.0",
   port = 9527,
@@ -114,8 +116,8 @@ export async function client({
   try {
     using conn = await Deno.connect({ hostname, port });
     for await (const line of lines) {
-      // Both at once. A server that echoes while it reads stops reading when
-      // nobody takes its echo: then this side's write would wait for ever.
+      // Write and read at once. An echo server stops reading when nobody takes
+      // its echo. After that, this side's write would wait for ever.
       const [, echo] = await Promise.all([
         writeFull(conn, line),
         readEcho(conn, line.length),

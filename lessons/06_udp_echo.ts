@@ -16,19 +16,19 @@
  * back to the address that it came from.
  *
  * A datagram arrives whole or not at all. It may come late, twice, or after a
- * later one. The demo sends a line, an empty datagram, and at last two at once,
- * which stay two: a stream (lesson 02) might bring their bytes as one.
+ * later one. The demo sends a line, an empty datagram, and at last two at once.
+ * They stay two. A stream (lesson 02) might bring their bytes in one piece.
  *
  * What to look at:
  * - There is no `listen`, no `accept` and no end of a stream. One socket serves
  *   all clients, and each datagram says where it came from.
  * - UDP numbers nothing: a reply does not say which request it belongs to. So
- *   the client sends one line, and takes the next datagram from the server for
- *   its reply. A
- *   reply that comes when no line waits for one is late, or comes twice. The client
- *   reports it on standard error, and its exit code is 1.
- * - Anybody can send to any UDP port. See whom the server does not answer, and
- *   whom the client does not believe.
+ *   the client sends one line, and takes the next datagram from the server as
+ *   its reply. A reply that comes when no line waits for one is late, or is a
+ *   second copy. The client reports it on standard error, and its exit code is
+ *   1.
+ * - Anybody can send to any UDP port. Look in the code for the senders that the
+ *   server does not answer, and for those that the client does not believe.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -49,29 +49,33 @@
  *   `deno task udp_echo client 127.0.0.1 9527`, with `hello`: the reply is
  *   `hell`. `recvfrom` throws away what does not fit into the buffer.
  * - `deno task udp_echo client --port 9`, and type a line: `no reply`, after a
- *   second. Nobody is there, and the kernel has heard so (ICMP, "port
- *   unreachable"). It tells that only to a socket that is connected.
+ *   second. Nobody is there, and the kernel was told so (ICMP, "port
+ *   unreachable"). But the kernel tells this only to a socket that is
+ *   connected.
  * - `deno task udp_echo server`, and `deno task udp_echo client 127.0.0.2`:
  *   the reply comes from 127.0.0.1, and the client ignores it. Lesson 03 says
- *   why. With `server --host 127.0.0.2` it is the right one.
+ *   why. With `server --host 127.0.0.2` the reply comes from 127.0.0.2.
  *
  * In the tutorial this is `server()` and `client()` of its UDP part, in the steps
  * of "UDP服务器端的流程" and "UDP客户端的流程". Its command lines work here:
  * `server PORT` and `client IP PORT`. What its program gets wrong:
  * - `recvfrom(client_sock, ..., &serv_addr, &serv_len)` overwrites the server's
- *   address with that of whoever sends a datagram. The next line goes there.
+ *   address with the address of any program that sends it a datagram. The next
+ *   line goes to that program.
  * - When a reply is lost, its client waits for ever.
- * - When a reply comes late or twice, it prints it as the reply to another line.
+ * - When a reply comes late or twice, its client takes it as the reply to
+ *   another line.
  * - `scanf("%s")` splits a line at its spaces, and writes past the buffer if a
  *   word is long. At the end of its input it sends the last word for ever.
- * - A datagram that fills `message` has no NUL behind it for `printf("%s")`.
+ * - A datagram that fills `message` has no NUL after it, which `printf("%s")`
+ *   needs.
  * - The server passes the -1 of a failed `recvfrom` on to `sendto` as a length.
  *
  * What can still go wrong: a late reply to one line may come while the next line
- * waits. The client cannot know that, and prints it as the reply to the wrong
- * line. Then there is one reply too many in the end. The client looks for it
- * before each line, and for 0.2 s behind the last one. If it finds it, the exit
- * code says that not all is well. A reply that comes later goes unnoticed.
+ * waits for its own. The client cannot know that, and prints it as the reply to
+ * the wrong line. Then one reply is left over at the end. The client looks for
+ * such a reply before each line, and for 0.2 s after the last line. If it finds
+ * one, its exit code is 1. A reply that comes later goes unnoticed.
  *
  * What is still missing: ids, so that each reply says which request it answers.
  * And a lost datagram stays lost. Lesson 11 has ids, and sends again.
@@ -94,7 +98,7 @@ const LARGEST = 65535;
 const NEWLINE = 0x0a;
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Sends each datagram back to its sender; 0 `messages` is no limit. */
+/** Sends each datagram back to its sender; 0 `messages` means no limit. */
 export async function server({
   hostname = "0.0.0.0",
   port = 9527,
@@ -112,23 +116,24 @@ export async function server({
     const buffer = new Uint8Array(bufferSize);
     for (let answered = 0; messages === 0 || answered < messages;) {
       const [data, sender] = await socket.receive(buffer);
-      // A sender's address can be forged. Were it that of this server, or of
-      // another one like it, they would send one echo around for ever.
+      // A sender's address can be forged. If it were the address of this
+      // server, or of another one like it, the echo would go back and forth for
+      // ever.
       if ((sender as Deno.NetAddr).port === address.port) continue;
       // An echo that cannot be sent is lost, as any datagram may be.
       await socket.send(data, sender).catch(() => {});
       answered++;
     }
   } finally {
-    socket.close(); // Not by `using`, which a UDP socket does not know.
+    socket.close(); // `using` does not work with a UDP socket.
   }
 }
 
 /**
  * Sends each line as a datagram, and takes the next one that comes from the
- * server for its reply.
+ * server as its reply.
  *
- * @returns 0, or 1 if it was not one reply for each line.
+ * @returns 0, or 1 if some line did not get exactly one reply.
  */
 export async function client({
   hostname = "127.0.0.1",
@@ -143,7 +148,7 @@ export async function client({
   const { address } = await lookup(hostname.replace(/^\[|\]$/g, ""), family);
   const peer = { hostname: address, port, transport: "udp" as const };
   const asked = formatAddress(peer);
-  // The replies need an address to come to: any of this host, and a free port.
+  // The replies come to this address: any of this host, and a free port.
   const any = family === 6 ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...peer, hostname: any, port: 0 });
 
@@ -153,9 +158,9 @@ export async function client({
       report(new Error(`ignored a datagram from ${stranger}, asked ${asked}`));
     });
   let status = 0;
-  /** What comes while no line waits for a reply has come late, or twice. */
+  /** What comes while no line waits for a reply is late, or a second copy. */
   const takeSurplus = async (milliseconds: number) => {
-    const end = performance.now() + timeout; // It need not stop by itself.
+    const end = performance.now() + timeout; // They might never stop.
     while (performance.now() < end) {
       const data = await receive(milliseconds);
       if (data === null) return;
@@ -188,7 +193,7 @@ export async function client({
   return status;
 }
 
-/** Two that are sent at once stay two. A stream might bring them as one. */
+/** Two datagrams sent at once stay two. A stream might bring them as one. */
 async function sendTwo(peer: Deno.NetAddr, print: (line: string) => unknown) {
   const socket = Deno.listenDatagram({ ...peer, transport: "udp", port: 0 });
   for (const text of ["two datagrams", "stay two"]) {
@@ -220,7 +225,7 @@ export async function demo({
   const forked = await forkServer({ url, args, print }, async (port, stop) => {
     status = await client({ hostname, port, timeout, lines, output, report });
     if (!isAsked) await sendTwo({ hostname, port, transport: "udp" }, print);
-    stop(); // There is no end of a connection for the server to see.
+    stop(); // The server sees no end of a connection.
   });
   return Math.max(status, forked);
 }

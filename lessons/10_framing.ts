@@ -19,15 +19,15 @@
  *
  * A request is one byte that says what to do, and data: `e` sends the data back,
  * `r` sends its characters back in reverse order. An answer is one byte that
- * says how it went, and data: `+` done, or `-` an error, and then the data is
- * the reason.
+ * says how it went, and data. `+` means done. `-` means an error, and the data
+ * is the reason.
  *
  * What to look at:
- * - `writeFrame` sends length and message in one write. Of two writes the second
- *   would wait until the first is acknowledged (Nagle's algorithm), and that can
- *   take 40 ms.
+ * - `writeFrame` sends length and message in one write. With two writes, the
+ *   second one would wait until the first is acknowledged (Nagle's algorithm).
+ *   That can take 40 ms.
  * - `readFrame` believes a length only up to a limit. The length comes from the
- *   other side, and memory is taken for it.
+ *   other side, and the reader needs memory for that many bytes.
  * - The client does not wait for an answer before it sends the next request.
  *   Many requests are under way at once. The answers come in the same order, so
  *   both sides know which answer belongs to which request.
@@ -52,11 +52,11 @@
  * - `diff -I '^ \*' lessons/02_tcp_echo.ts lessons/10_framing.ts`: `writeFrame` and
  *   `readFrame` stand where lesson 02 has `writeFull` and `readFull`.
  *
- * Beyond the tutorial: its programs take what one `read` brings for one message.
- * Lesson 01 shows why that goes wrong, and this is the cure.
+ * Beyond the tutorial: its programs treat what one `read` brings as one
+ * message. Lesson 01 shows why that goes wrong. Frames are the cure.
  *
- * What is still missing: a client that sends half a frame makes all others wait,
- * for as long as it likes. Lesson 11 gives up in time.
+ * What is still missing: a client that sends half a frame makes all others wait
+ * as long as it likes. Lesson 11 gives up in time.
  *
  * @module
  */
@@ -86,12 +86,13 @@ const NEWLINE = 0x0a;
 const PROMPT = "Input message(Q to quit):";
 const [ECHO, REVERSE, DONE, ERROR] = encode("er+-");
 
-/** A frame is longer than its reader takes. */
+/** A frame is longer than its reader accepts. */
 export class FrameTooLongError extends Error {}
 
 /**
- * Writes one message, with its length in front. Wait for it before the next one:
- * two writes at once on one connection may interleave (lesson 04).
+ * Writes one message, with its length in front. Wait for its end before you
+ * write the next one: two writes at once on one connection may interleave
+ * (lesson 04).
  */
 export async function writeFrame(
   writer: Writer,
@@ -112,18 +113,18 @@ export async function readFrame(
   const header = await readFull(reader, new Uint8Array(HEADER_SIZE));
   if (header === null) return null;
   const length = new DataView(header.buffer).getUint32(0);
-  if (!(length <= maxLength)) { // Also where the limit is no number.
+  if (!(length <= maxLength)) { // Also true if the limit is NaN.
     throw new FrameTooLongError(
       `Frame of ${length} bytes: at most ${maxLength}`,
     );
   }
   const message = await readFull(reader, new Uint8Array(length));
-  // Behind a length, the end of the stream is never where it belongs.
+  // After a length there must be a message: the stream must not end here.
   if (message === null) throw new UnexpectedEofError(new Uint8Array(), length);
   return message;
 }
 
-/** Answers one client after the other; 0 `connections` is no limit. */
+/** Answers one client after the other; 0 `connections` means no limit. */
 export async function server({
   hostname = "0.0.0.0",
   port = 9527,
@@ -154,8 +155,8 @@ async function serve(conn: Deno.TcpConn, maxFrame: number) {
     }
   } catch (error) {
     if (!(error instanceof FrameTooLongError)) throw error;
-    // Where the next frame begins is not known without reading this one. So
-    // this is the end of the connection, but the client is told why.
+    // The server would have to read this frame to find the next one. It ends
+    // the connection instead, but tells the client why.
     await writeFrame(conn, toMessage(ERROR, encode(error.message)));
   }
 }
@@ -176,7 +177,7 @@ function answerTo(request: Uint8Array): Uint8Array {
   }
 }
 
-/** Requests and answers alike: a byte that says which one it is, and data. */
+/** A request or an answer: a byte that says which kind it is, and data. */
 function toMessage(kind: number, data: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(1 + data.length);
   bytes[0] = kind;
@@ -186,7 +187,7 @@ function toMessage(kind: number, data: Uint8Array): Uint8Array {
 
 /**
  * Reverses text by Unicode code points, each of which is one to four bytes. A
- * string made of it could need many times its memory.
+ * string with the same text could need many times the memory.
  */
 function reversed(text: Uint8Array): Uint8Array {
   const result = new Uint8Array(text.length);
@@ -216,7 +217,7 @@ export async function client({
     let answered: PromiseWithResolvers<void> | undefined;
     const send = async () => {
       let sent = 0;
-      // Who is asked for a line has seen the answer to the one before.
+      // The user sees the answer to a line before the next prompt.
       const ready = () => answered?.promise;
       try {
         for await (const line of lines ?? askLines(PROMPT, ready)) {
@@ -226,13 +227,13 @@ export async function client({
           sent++;
         }
       } finally {
-        // Whatever ended it, the server answers what it has got, and ends too.
+        // Even after an error the server answers what it has got, and ends too.
         expected = sent;
         await conn.closeWrite();
       }
     };
     const sending = send();
-    sending.catch(() => {}); // Its error is thrown behind the last answer.
+    sending.catch(() => {}); // Its error is thrown after the last answer.
 
     let status = 0;
     let received = 0;

@@ -14,16 +14,17 @@
  * @see 13_streams.ts
  *
  * The echo server of lesson 02, for many clients at once. The demo connects a
- * client that says nothing. In lessons 01 and 02 all others wait for it; here
- * a second client has its echo at once. Then comes a load of many clients,
- * with every byte compared. At the end the server is told to stop.
+ * client that says nothing. In lessons 01 and 02 all others wait for it. Here a
+ * second client has its echo at once. After that, many clients send messages,
+ * and every byte of the echoes is compared. At the end the server is told to
+ * stop.
  *
  * What to look at:
  * - One line in `server()`: `clients.set(conn, serve(conn))`. It starts to serve
- *   a client, does not wait for the end of that, and goes on to the next client.
- *   There is one thread: Deno's loop waits for all sockets (`epoll_wait`), and
- *   goes on with the function whose socket has something.
- * - The rest is what a server needs that has many clients. The comments are
+ *   a client, and goes on to the next one without waiting for the end. There is
+ *   one thread: Deno's loop waits for all sockets (`epoll_wait`). When a socket
+ *   has something, the loop continues the function that waits for it.
+ * - The rest is what a server with many clients needs. The comments are
  *   numbered in the order in which one would build it: 1 many clients, 2 a lost
  *   client, 3 backpressure, 4 no descriptors, 5 a limit, 6 silent clients, 7 the
  *   end, 8 fairness, 9 Nagle's algorithm.
@@ -38,23 +39,24 @@
  *
  * Try it:
  * - `deno task concurrent_echo server`, and in two more terminals
- *   `nc 127.0.0.1 9527`: type a line in either. Then Ctrl+C the server: it says
- *   for how many it waits, and ends when both have ended, or after five seconds.
+ *   `nc 127.0.0.1 9527`: type a line in either. Then press Ctrl+C in the
+ *   server's terminal. The server says how many clients it waits for, and ends
+ *   when both have ended, or after five seconds.
  * - `deno task concurrent_echo --clients 1000 --messages 20`, and once more with
- *   `--no-gate`: then hundreds of clients have had no echo at all when the first
- *   one has had all its 20.
+ *   `--no-gate`: when the first client has all its 20 echoes, hundreds of
+ *   others have none.
  * - `deno task concurrent_echo --clients 1 --size 65536 --buffer-size 16384 --nagle`:
  *   some 23 messages a second. Without `--nagle` there are many times more.
  * - `(ulimit -n 40; deno task concurrent_echo server --quiet)`, and in another
  *   terminal `deno task concurrent_echo client`: there are descriptors for fewer
  *   than 20 clients at once, and still all 100 are served.
  *
- * Beyond the tutorial: its servers serve one client after the other, and one
- * that says nothing stops them all.
+ * Beyond the tutorial: its servers serve one client after the other. One client
+ * that says nothing makes all others wait.
  *
- * What is still missing: a second core. This process uses one. Linux deals the
- * connections of one port out to several processes, if all set SO_REUSEPORT. Lesson
- * 15 does that.
+ * What is still missing: a second core. This process uses one. Linux
+ * distributes the connections of one port among several processes, if all of
+ * them set SO_REUSEPORT. Lesson 15 does that.
  *
  * @module
  */
@@ -71,8 +73,8 @@ import { IdleTimer } from "../lib/idle_timer.ts";
 import { describeLoad, type LoadOptions, putLoad } from "../lib/load.ts";
 import { ReadGate } from "../lib/read_gate.ts";
 
-// No powers of two: messages often are, and would fill a buffer to the last byte
-// as if there were more.
+// Not powers of two. The length of a message often is one. It would fill the
+// buffer to the last byte, as if there were more.
 const FIRST_BUFFER = 1536;
 const LARGEST_BUFFER = 384 * 1024;
 /** How long to wait when there is no descriptor, in milliseconds. */
@@ -118,17 +120,18 @@ export async function server({
     } catch (error) {
       if (signal.aborted || isConnectionLost(error)) continue;
       if (!isExhausted(error)) throw error;
-      // 4. No descriptor is left (EMFILE). That must not end the server. Nor may
-      // it try again at once: accept() would fail at once, and the loop would
-      // spin. Clients wait in the queue meanwhile. There is a descriptor when a
-      // client leaves, or another process gives one back: so look now and then.
+      // 4. No descriptor is left (EMFILE). That must not end the server. The
+      // server must not try again at once either: accept() would fail again,
+      // and the loop would spin. Meanwhile clients wait in the queue. A
+      // descriptor is free again when a client leaves or another process gives
+      // one back: look now and then.
       await withDeadline(someoneLeaves(), PAUSE).catch(() => {});
     }
-    // 5. A limit. Whoever comes now waits in the kernel's queue (the backlog).
+    // 5. A limit. The next client waits in the kernel's queue (the backlog).
     if (clients.size >= most && !signal.aborted) await someoneLeaves();
   }
 
-  // 7. The end. Nobody else comes in. Those who are here may finish, in time.
+  // 7. The end. No new clients. Those that are connected may finish, in time.
   if (clients.size > 0) {
     const limit = `${drainTimeout} ms at most`;
     print(`waiting for clients to finish: ${clients.size}, ${limit}`);
@@ -142,8 +145,8 @@ export async function server({
     try {
       await echo(conn);
     } catch (error) {
-      // 2. A client that is lost ends only itself: its error goes no further.
-      // Nor does that of a client whom this server has closed (steps 6 and 7).
+      // 2. A lost client. Its error ends only this client, and is not reported.
+      // The same is true if this server has closed it (steps 6 and 7).
       if (!isConnectionLost(error) && !isClosed(error)) report(error);
     } finally {
       clients.delete(conn);
@@ -155,38 +158,41 @@ export async function server({
   async function echo(conn: Deno.TcpConn): Promise<void> {
     // 9. Nagle's algorithm. An echo that takes several writes would wait: the
     // kernel holds a small piece back until the piece before is acknowledged,
-    // and the client delays its acknowledgement for 40 ms, in the hope of
-    // sending it along with data.
-    // Two cures: TCP_NODELAY, and a buffer that takes a message in one piece.
+    // and the client delays its acknowledgement for 40 ms. It hopes to send it
+    // together with data. Two cures: TCP_NODELAY, and a buffer that takes a
+    // message in one piece.
     if (!nagle) conn.setNoDelay();
     let buffer = new Uint8Array(bufferSize || FIRST_BUFFER);
 
-    // 6. An idle timeout. A silent client keeps its place and its descriptor, and
-    // one that has vanished is silent for ever. Beware: so does a client that
-    // sends one byte now and then ("slowloris"). It is not silent, and an echo
-    // server cannot tell. A protocol can: it knows when a request is complete.
+    // 6. An idle timeout. A silent client keeps its place and its descriptor. A
+    // client that has vanished is silent for ever. Beware: a client that sends
+    // one byte now and then ("slowloris") keeps its place too. It is not
+    // silent, so an echo server cannot find it. A protocol can: it knows when a
+    // request is complete.
     const closeSilent = () => conn[Symbol.dispose]();
     using idle = new IdleTimer(idleTimeout, closeSilent);
     const send = (p: Uint8Array) => {
-      idle.reset(); // Whoever takes an echo piece by piece is not silent.
+      idle.reset(); // A client that takes its echo in pieces is not silent.
       return conn.write(p);
     };
 
     for (let count; (count = await conn.read(buffer)) !== null;) {
-      // 3. Backpressure. Nothing more is read until all of this is taken. So at
-      // most one buffer waits for each client, and TCP makes its sender wait.
+      // 3. Backpressure. Nothing more is read until all of this is written.
+      // Therefore at most one buffer waits for each client, and TCP makes the
+      // client wait.
       await writeFull({ write: send }, buffer.subarray(0, count));
       served.bytes += count;
 
-      // A full buffer: there may be more. It never shrinks, so a client that has
-      // sent much once keeps up to 384 KiB for as long as it is connected.
+      // A full buffer: there may be more, so make it larger. It never shrinks.
+      // A client that once sent much keeps up to 384 KiB while it is connected.
       if (count === buffer.length && !bufferSize && count < LARGEST_BUFFER) {
         buffer = new Uint8Array(count * 4);
       }
 
-      // 8. Fairness. Deno's loop serves up to 128 busy clients alike; if there are
-      // more, some get everything and others nothing. So in a crowd, whoever
-      // has been served waits for its turn. That does not count as silence.
+      // 8. Fairness. Deno's loop serves up to 128 busy clients equally. With
+      // more clients, some get everything and others nothing. In such a crowd,
+      // a client that was served waits for its next turn. This wait does not
+      // count as silence.
       idle.pause();
       await gate?.pass(conn);
       idle.reset();
@@ -194,7 +200,7 @@ export async function server({
   }
 }
 
-/** What the process or the host has run out of may be there again soon. */
+/** The process or the host has run out of something, perhaps not for long. */
 function isExhausted(error: unknown): boolean {
   const { code } = error as { code?: unknown };
   return ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"].includes(String(code));
@@ -206,7 +212,7 @@ function isClosed(error: unknown): boolean {
     error instanceof Deno.errors.BadResource;
 }
 
-/** Puts a load on an echo server, and says what came of it. */
+/** Puts a load on an echo server, and prints the result. */
 export async function client({
   output = Deno.stdout,
   ...load
@@ -228,7 +234,7 @@ export async function client({
   }
 }
 
-/** Forks the server; then a silent client, one beside it, and many at once. */
+/** Forks the server. Then come a silent client, a second one, and many. */
 export async function demo({
   hostname = "127.0.0.1",
   port = 0,

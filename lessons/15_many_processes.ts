@@ -10,26 +10,28 @@
  * @see 12_concurrent_echo.ts
  * @see 16_epoll.ts
  *
- * One process of Deno serves from one core. Here several processes listen on the
- * same port, and the kernel deals the connections out to them. A server answers
- * each line with the number of its process, so that one sees who it is. The demo
- * connects 40 times to two processes. Then one of them crashes.
+ * One process of Deno uses one core. Here several processes listen on the same
+ * port, and the kernel distributes the connections among them. A server answers
+ * each line with the number of its process. This number shows which process it
+ * is. The demo connects 40 times to two processes. Then one of them crashes.
  *
  * What to look at:
- * - `serve()` is the server: `reusePort: true`, and a loop of `accept`. All who
- *   listen on the port must say `reusePort`. For all others the port is taken
- *   (EADDRINUSE).
- * - `server()` starts the processes, and serves nobody itself, unless there is to be
- *   only one. It starts a process again that was killed or has crashed. A process
- *   that was told to end (exit code 0) is not started again.
+ * - `serve()` is the server: `reusePort: true`, and a loop of `accept`. All
+ *   processes that listen on the port must say `reusePort`. For any other
+ *   process the port is in use (EADDRINUSE).
+ * - `server()` starts the processes. It serves clients itself only if there is
+ *   to be one process. When a process was killed or has crashed, `server()`
+ *   starts another one. A process that was told to end (exit code 0) is not
+ *   started again.
  * - The crash. A client whose bytes were not read yet gets ECONNRESET. The clients
  *   of the other process do not notice. New clients all go to the other process, as
- *   soon as the listener of the crashed one is closed as well. A client that
- *   connects in the moment before is reset, and tries again.
- * - It does not balance the load. A connection never moves: it stays with its
- *   process, also when that one has too much to do and the others have nothing.
- *   The kernel looks at the addresses only (a hash of them), not at who is free. So
- *   the parts are about equal if there are many connections.
+ *   soon as the listener of the crashed one is closed too. A client that
+ *   connects just before that is reset, and tries again.
+ * - The kernel does not balance the load. A connection never moves: it stays
+ *   with its process, even when that process has too much to do and the others
+ *   have nothing. The kernel chooses a process by a hash of the addresses. It
+ *   does not look which one is free. With many connections, each process gets
+ *   about the same number.
  * - Memory is not shared either. What one process knows, the others do not.
  *
  * | here | Linux system calls (`strace -f`) |
@@ -40,22 +42,24 @@
  *
  * Try it:
  * - `deno task many_processes server --quiet`, and in some more terminals
- *   `nc 127.0.0.1 9527`: type a line. Two of them may have the same process: then
- *   open more. Type `crash` in one. After half a second all clients of that process
- *   have ended, the others go on, and the server has started another process.
- * - `deno task many_processes server --processes 1` in two terminals: they need
- *   nothing of each other. End one by Ctrl+C.
- * - `deno task tcp_echo server` beside them: EADDRINUSE.
+ *   `nc 127.0.0.1 9527`: type a line. Two of them may have the same process. In
+ *   that case open more. Type `crash` in one. After half a second all clients
+ *   of that process have ended, the others go on, and the server has started
+ *   another process.
+ * - `deno task many_processes server --processes 1` in two terminals: neither
+ *   needs the other. End one by Ctrl+C.
+ * - `deno task tcp_echo server` while one of them runs: EADDRINUSE.
  *
- * Beyond the tutorial. Its SO_REUSEADDR is another option: it is about a port whose last user is gone (lesson 09), not about one in use. On Linux only
- * processes of the same user share a port, so that nobody can take a part of
- * another one's connections.
+ * Beyond the tutorial. Its SO_REUSEADDR is another option: it is about a port
+ * whose last user is gone (lesson 09), and not about a port in use. On Linux
+ * only processes of the same user share a port. Otherwise one user could take
+ * some of the connections of another user.
  *
- * What is still missing: whoever is in the queue of a process that ends, not yet
- * accepted, is reset too. A server that must not lose anybody when it is started
- * anew hands its listener on, or has another program in front of it. And each
- * process costs as much memory as a whole Deno, some 40 MB. Lesson 16 makes more of
- * a single process.
+ * What is still missing: when a process ends, the clients that it has not
+ * accepted yet are reset too. A server that must not lose them when it starts
+ * again gives its listener to its successor, or has another program in front of
+ * it. And each process costs as much memory as a whole Deno, some 40 MB. Lesson
+ * 16 gets more out of a single process.
  *
  * @module
  */
@@ -73,10 +77,10 @@ import { needUnstableNet } from "../lib/unstable_net.ts";
 const encode = (text: string) => new TextEncoder().encode(text);
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-/** How long nothing is started where something has crashed, in milliseconds. */
+/** How long to wait after a crash before another start, in milliseconds. */
 const PAUSE = 100;
 
-/** Serves the clients whom the kernel gives to this process. */
+/** Serves the clients that the kernel gives to this process. */
 export async function serve({
   hostname = "0.0.0.0",
   port = 9527,
@@ -115,13 +119,13 @@ function crash(): never {
   Deno.exit(1);
 }
 
-/** What it takes to fork one of the processes. */
+/** What `forkServer` needs to start one of the processes. */
 const one = (host: string, port: number) => ({
   url: import.meta.url,
   args: { host, port, processes: 1 },
 });
 
-/** Keeps so many processes running, which all listen on the same port. */
+/** Keeps several processes running that all listen on the same port. */
 export async function server({
   hostname = "0.0.0.0",
   port = 9527,
@@ -132,9 +136,9 @@ export async function server({
   if (processes === 1) return await serve({ hostname, port, onListen });
 
   needUnstableNet("reusePort");
-  // This one only holds the port, which the kernel may have chosen, until the
-  // processes have it. A listener that accepts nobody must not stay: the kernel
-  // would deal connections to it as well.
+  // This listener only holds the port (which the kernel may have chosen) until
+  // the processes listen on it. It accepts nobody, so it must not stay open:
+  // the kernel would give connections to it too.
   using holder = Deno.listen({ hostname, port, reusePort: true });
   const { addr } = holder;
   const command = { ...one(hostname, addr.port), print: () => {} };
@@ -185,7 +189,7 @@ export async function demo({
     });
     stop();
   });
-  return isDone ? 0 : 1; // It is no failure that one has crashed.
+  return isDone ? 0 : 1; // The crash itself is not a failure.
 }
 
 /** Connects, lets the process of the first client crash, and connects again. */
@@ -211,7 +215,7 @@ async function watchCrash(address: Deno.ConnectOptions, connections: number) {
   return formatTable(head, rows);
 }
 
-/** A client, and the process that has it. */
+/** A client, and the process that serves it. */
 async function connect(address: Deno.ConnectOptions) {
   for (;;) {
     let conn: Deno.TcpConn | undefined;
@@ -220,8 +224,8 @@ async function connect(address: Deno.ConnectOptions) {
       const ask = asker(conn);
       return { conn, ask, process: await ask("who is there?") };
     } catch (error) {
-      // A process that ends closes its connections first, and its listener last.
-      // Whoever comes in between is reset as well, and tries again.
+      // A process that ends closes its connections first, and its listener
+      // last. A client that connects in between is reset too, and tries again.
       conn?.close();
       if (!isConnectionLost(error)) throw error;
     }

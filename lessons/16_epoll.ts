@@ -13,38 +13,42 @@
  * @see 15_many_processes.ts
  *
  * The echo server of lesson 12, without Deno's sockets. Lesson 12 writes `await
- * conn.read()`, and Deno waits for all clients at once. This lesson is how that
- * is done: one thread, non-blocking sockets, and one call that waits for all of
- * them, `epoll_wait`. The server makes the calls that a server in C makes, in the
- * same order, and it is about as fast. `server --udp` echoes datagrams, up to 64 of
- * them with one call. The demo puts the same load on this server and on lesson
- * 12's.
+ * conn.read()`, and Deno waits for all clients at once. This lesson shows how
+ * that works: one thread, non-blocking sockets, and one call that waits for all
+ * of them, `epoll_wait`. The server makes the calls that a server in C makes,
+ * in the same order, and it is about as fast. `server --udp` echoes datagrams,
+ * up to 64 of them with one call. The demo puts the same load on this server
+ * and on lesson 12's.
  *
  * What to look at:
  * - The loop at the end of `server()`. `epoll_wait` says which sockets have
  *   something. Each of them gets one `recv` and one `send`, then the next one has
  *   its turn. So nobody is left out.
- * - No call on a TCP socket waits. One that would have to wait fails with EAGAIN.
- *   With `--udp`, `sendmmsg` may wait for room: what it did not send would be lost.
- * - `write()`: what `send` did not take is kept, and nothing more is read from that
- *   client until it is sent. So a client that does not read costs 256 KiB at most,
- *   and its end of stream is not read before it has had its echo.
+ * - No call on a TCP socket waits. A call that would have to wait fails with
+ *   EAGAIN. With `--udp`, `sendmmsg` may wait for room, because a datagram that
+ *   it does not send is lost.
+ * - `write()` keeps what `send` did not take. Nothing more is read from that
+ *   client until the rest is sent. So a client that does not read costs 256 KiB
+ *   at most, and its end of stream is not read before it has had its echo.
  * - An idle client costs a socket in the kernel, and nothing in this program.
  * - The waiting. A call that waits stops all else that Deno does: timers,
  *   promises, signals. So this thread waits 10 ms at most, and after 10 ms of work
- *   it lets Deno have a turn. When nobody speaks, another thread does the waiting,
- *   and none of them uses the processor. The price: a turn every 10 ms costs 1 % of
- *   the messages (every 1 ms: 3 %), and a message after a silence comes 0.1 ms later.
- * - The types of the calls: `i32`, `u32` and `buffer` only. For them V8 makes a fast
- *   call, which adds some 10 ns to what the kernel takes. With a `usize` and an
- *   `isize`, as C declares `recv`, it adds twice as much for a bigint, and many times
- *   as much for a number. The whole server then has 0.8 to 0.95 of its speed. `u32`
- *   is safe here for two reasons: sizes are small, and on x86-64 and arm64 a write
- *   to the lower half of a register clears the upper half.
- * - The memory. A call gets a pointer into a buffer, and V8 does not know for how
+ *   it lets Deno have a turn. When no client sends anything, another thread
+ *   waits, and neither thread uses the processor. The price: a turn every 10 ms
+ *   costs 1 % of the messages (every 1 ms: 3 %), and a message after a silence
+ *   comes 0.1 ms later.
+ * - The types of the calls: `i32`, `u32` and `buffer` only. With these types V8
+ *   makes a fast call. It adds some 10 ns to the kernel's own time. C declares
+ *   `recv` with types that are `usize` and `isize` in Deno. With these a call
+ *   adds twice as much for a bigint, and many times as much for a number. The
+ *   whole server then has 0.8 to 0.95 of its speed. `u32` is safe here for two
+ *   reasons: sizes are small, and on x86-64 and arm64 a write to the lower half
+ *   of a register clears the upper half.
+ * - The memory. A call gets a pointer into a buffer, and V8 does not know how
  *   long C uses it. Here each buffer belongs to `server()`, which does not end.
  *   Pointers inside a struct keep nothing alive: see `datagramEcho()`.
- *   `--allow-ffi` is as good as all permissions: a wrong length writes anywhere.
+ *   `--allow-ffi` gives as much power as all permissions: a call with a wrong
+ *   length writes anywhere.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -55,9 +59,9 @@
  *
  * Try it:
  * - `deno task epoll`: both servers make the same system calls. They differ in what
- *   runs between the calls, so in the time on a core that a message takes. (The
- *   messages of a second are mostly the load's, which is a program of Deno's too.
- *   `deno task bench c` measures servers alone.)
+ *   runs between the calls. This changes how long a core works for a message.
+ *   (The messages a second depend mostly on the load, which is a Deno program
+ *   too. `deno task bench c` measures servers alone.)
  * - `deno task epoll server`, and in another terminal
  *   `deno task concurrent_echo client --clients 1000`.
  * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno run --allow-ffi
@@ -71,9 +75,9 @@
  * and its `read` wait for one client, and all others wait with it.
  *
  * What is still missing: what lesson 12 has beyond this (an idle timeout, a limit,
- * the end in good order), IPv6 and names of hosts, and a second core: lesson 15. A
- * program that does something else as well gives this server a Worker or
- * a process of its own. It runs on Linux only.
+ * the end in good order), IPv6 and names of hosts, and a second core (lesson
+ * 15). A program that has other work to do runs this server in a Worker or in a
+ * process of its own. The server runs on Linux only.
  *
  * @module
  */
@@ -151,7 +155,7 @@ export async function server({
   const library = Deno.dlopen("libc.so.6", CALLS);
   open.defer(() => library.close());
   const libc = library.symbols;
-  // Where errno stands. To ask for the place each time could set it anew.
+  // The place of errno. To ask for this place each time could change errno.
   const errno = new Int32Array(
     Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
   );
@@ -196,7 +200,7 @@ export async function server({
   check("getsockname", libc.getsockname(listener, name, length));
   const bound = view.getUint16(2);
 
-  // An epoll is a set of descriptors, each with what is asked about it.
+  // An epoll is a set of descriptors, each with the events that we ask for.
   const epoll = check("epoll_create1", libc.epoll_create1(SOCK_CLOEXEC));
   open.defer(() => libc.close(epoll));
   const event = new Int32Array(EVENT);
@@ -214,14 +218,15 @@ export async function server({
     while ((fd = libc.accept4(listener, null, null, flags)) >= 0) {
       watch(EPOLL_CTL_ADD, fd, EPOLLIN);
     }
-    if (errno[0] === EAGAIN) return; // That was everybody.
-    // No descriptor is left (EMFILE), and somebody still waits. epoll_wait would
-    // say so at once, again and again. So it is not asked for a while.
+    if (errno[0] === EAGAIN) return; // No more clients wait.
+    // No descriptor is left (EMFILE), and a client still waits. epoll_wait
+    // would say so at once, again and again. So for a while it does not watch
+    // the listener.
     watch(EPOLL_CTL_MOD, listener, 0);
     setTimeout(() => watch(EPOLL_CTL_MOD, listener, EPOLLIN), PAUSE);
   };
 
-  // One for all clients, so it may be large.
+  // One buffer for all clients, so it may be large.
   const buffer = new Uint8Array(256 * 1024);
   const unsent = new Map<number, Uint8Array<ArrayBuffer>>();
   const hangUp = (fd: number) => {
@@ -267,17 +272,19 @@ export async function server({
       count = libc.epoll_wait(epoll, events, EVENTS, TURN);
       serve(count);
     } while (count > 0 && performance.now() < end);
-    // Now Deno has its turn, and another thread waits: not at all when there is much to do, and
-    // else for as long as nobody says anything.
+    // Now Deno has its turn, and another thread waits. When there is much to
+    // do, it does not wait at all. Otherwise it waits until a client sends
+    // something.
     const timeout = count > 0 ? 0 : -1;
     serve(await libc.epoll_wait_aside(epoll, events, EVENTS, timeout));
   }
 }
 
-/** Makes the function that takes the datagrams that are there, and echoes them. */
+/** Returns a function that echoes the datagrams which have arrived. */
 function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
   // The structs point at each other: mmsghdr at iovec and sockaddr_in, iovec at
-  // the data. All are in one piece of memory, so that none goes before another.
+  // the data. All are in one piece of memory, so that none is freed before
+  // another.
   const [parts, names, data] = [BATCH * 64, BATCH * 80, BATCH * 96];
   const memory = new ArrayBuffer(data + BATCH * LARGEST);
   const start = Deno.UnsafePointer.value(Deno.UnsafePointer.of(memory));
@@ -298,8 +305,8 @@ function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
     const count = libc.recvmmsg(socket, memory, BATCH, MSG_DONTWAIT, null);
     for (let i = 0; i < count; i++) {
       setLength(i, view.getUint32(i * 64 + 56, true)); // msg_len
-      // A forged sender with this server's port: its echo would come back here,
-      // for ever (lesson 06). To port 0 nothing can be sent.
+      // A forged sender may have this server's port. The echo would come back
+      // here for ever (lesson 06). Port 0 stops it: nothing can be sent there.
       const port = names + i * 16 + 2;
       if (view.getUint16(port) === bound) view.setUint16(port, 0);
     }
@@ -324,7 +331,7 @@ export async function demo({
   const measure = async (url: string, flag: string) => {
     const args = ["run", flag, url, "server", "--child"];
     args.push(`--host=${hostname}`, `--port=${port}`);
-    // A server needs time to start as well: so much more is for the messages.
+    // The start of a server takes time too. Only the rest is for messages.
     const short = await serveLoad({ ...load, messages: 1 }, "deno", args);
     const long = await serveLoad({ ...load, duration }, "deno", args);
     const messages = long.report.messages - short.report.messages;
@@ -367,7 +374,7 @@ async function serveLoad(load: LoadOptions, program: string, args: string[]) {
   return { report, cpuTime, errors: await errors };
 }
 
-/** How long processes that have ended were on a core: in microseconds. */
+/** How long child processes that have ended ran on a core, in microseconds. */
 function cpuTimeOfChildren(): number {
   const CALL = { getrusage: int("i32", "buffer") };
   using library = Object.assign(Deno.dlopen("libc.so.6", CALL), {

@@ -43,7 +43,7 @@
  *   server //' | cmp - /usr/bin/env`. A file that is not text comes back whole:
  *   `cmp` finds no difference up to the end of the file.
  * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what has
- *   to change in a server that takes one read for one message. (`-I` leaves out
+ *   to change in a server that treats one read as one message. (`-I` leaves out
  *   lines like this one.)
  *
  * In the tutorial `run_client64` is `client()`, `server64` is `server()`, and

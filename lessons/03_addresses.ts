@@ -18,10 +18,12 @@
  * what the kernel answered in this run.
  *
  * What to look at:
- * - A server on 0.0.0.0 is reached at every IPv4 address of this host, and a
- *   server on one address only there. `::` is the same for IPv6. On Linux it
- *   serves IPv4 as well, and sees those addresses as `::ffff:127.0.0.1`.
- * - Who connects three times has three addresses: each time another port.
+ * - A server on 0.0.0.0 is reached at every IPv4 address of this host. A server
+ *   on one address is reached only there. `::` is the same for IPv6. On Linux a
+ *   server on `::` also serves IPv4, and sees those addresses as
+ *   `::ffff:127.0.0.1`.
+ * - A client that connects three times has three addresses: each time another
+ *   port.
  * - Before `connect` or `sendto` a client's socket is at 0.0.0.0, port 0, which
  *   means: nowhere yet. Deno has no call for such a socket. `Deno.connect` and
  *   `Deno.listenDatagram` create a socket and give it an address at once. So
@@ -29,8 +31,8 @@
  * - The UDP server in the last table is on 0.0.0.0. It is asked at 127.0.0.2 and
  *   answers from 127.0.0.1. A TCP connection keeps the address that was asked.
  *   But for a UDP socket on 0.0.0.0 the kernel chooses an address anew with each
- *   datagram. A client that takes answers only from whom it asked, as it should,
- *   waits in vain.
+ *   datagram. A client should take answers only from the address that it asked.
+ *   Such a client waits in vain.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -56,8 +58,8 @@
  * port from `sendto`. It has no program for them. What it leaves out: the UDP
  * server on 0.0.0.0 that answers from another address.
  *
- * What is still missing: these programs look at addresses, and send next to
- * nothing. Lesson 04 sends a lot, to somebody who does not read.
+ * What is still missing: these programs look at addresses, and send almost
+ * nothing. Lesson 04 sends a lot, to a peer that does not read.
  *
  * @module
  */
@@ -141,7 +143,7 @@ async function clientAddresses(): Promise<string[][]> {
   return rows;
 }
 
-/** With libc there is a moment between socket(2) and the address. */
+/** With libc, one can look at a socket before it has an address. */
 async function ownAddresses(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const server = { hostname: "127.0.0.1", port: listener.addr.port };
@@ -168,7 +170,7 @@ async function ownAddresses(libc: Libc): Promise<string[][]> {
 async function refusals(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const taken = { hostname: "127.0.0.1", port: listener.addr.port };
-  // Bound, so that nobody else gets the port, but it does not listen.
+  // It is bound, so nobody else gets the port. But it does not listen.
   using deaf = libc.socket(SOCK_STREAM);
   deaf.bind({ hostname: "127.0.0.1", port: 0 });
 

@@ -10,21 +10,23 @@
  * @see 05_byte_order.ts
  *
  * `write` copies bytes into the socket's send buffer, and returns how many it
- * has taken. The program has to send the rest again. That `write` took a byte
- * does not say that anybody has read it, or ever will. This lesson writes 64 MiB
- * to a reader that does not read, and shows what follows from that.
+ * has taken. The program has to send the rest again. When `write` has taken a
+ * byte, this does not mean that the peer has read it, or ever will. This lesson
+ * writes 64 MiB to a reader that does not read, and shows what follows from
+ * that.
  *
  * What to look at:
  * - `shortWrites`: it calls `write` again and again, each time with the rest. So
  *   does `writeFull`. When the buffers of both sides are full, `write` waits.
  * - `ignoredCount`: a program that ignores what `write` returns loses most of its
  *   data. Nobody gets an error: the reader sees a clean end.
- * - `lockUp`: a client writes all of its message before it reads the echo. Then
- *   the server cannot write, so it does not read, so the client cannot write.
- *   Lesson 02 reads and writes at the same time.
+ * - `lockUp`: a client writes all of its message before it reads the echo. The
+ *   server cannot write, because the client does not read. Then the server
+ *   stops reading, and the client cannot write either. Lesson 02 reads and
+ *   writes at the same time.
  * - `boundaries`: three writes may be one read, and one write may be three reads.
- * - `twoWriters`: two that write at once write into each other's data. A queue
- *   gives each of them its turn.
+ * - `twoWriters`: two writers at the same time mix their data. A queue gives
+ *   each writer its turn.
  * - `closedPeer`: the first write to a peer that has closed succeeds. The error
  *   comes with the next one, when the peer has answered with a reset.
  *
@@ -36,15 +38,16 @@
  *
  * Try it:
  * - `strace -f -s 8 -e trace=sendto,recvfrom deno task partial_write 2>&1 | head -50`:
- *   each write, and behind the `=` what it returned.
- * - `sysctl net.ipv4.tcp_wmem net.ipv4.tcp_rmem`: least, usual and greatest size
- *   of the writer's buffer and of the reader's. What the first write took is in
- *   these two.
+ *   each write, with its return value after the `=`.
+ * - `sysctl net.ipv4.tcp_wmem net.ipv4.tcp_rmem`: least, usual and greatest
+ *   size of the writer's buffer and of the reader's. The bytes of the first
+ *   write are in these two buffers.
  *
  * In the tutorial this is the section "write函数". It says that the return value
- * may be less than asked for. Its echo client loops over `write`, which is right;
- * its servers call a short write an error, and end. What it leaves out:
- * - A return value of 0 is nothing strange for a write of 0 bytes.
+ * may be less than the number of bytes given. Its echo client loops over
+ * `write`, which is right; its servers call a short write an error, and end.
+ * What it leaves out:
+ * - A return value of 0 is normal for a write of 0 bytes.
  * - An error comes late: see `closedPeer`.
  * - Its client writes all of a message before it reads the echo. With a message
  *   that is larger than the buffers, that never ends: see `lockUp`.
@@ -62,7 +65,7 @@ import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 
 const MIB = 1024 * 1024;
-/** After how long without any byte we call it stuck, in milliseconds. */
+/** How long no byte moves before we call it stuck, in milliseconds. */
 const PATIENCE = 300;
 
 type Conn = Deno.TcpConn;
@@ -113,7 +116,7 @@ async function shortWrites(conn: Conn, peer: Conn, data: Bytes) {
   }
   const writes = formatTable(["write", "offered", "accepted"], rows);
 
-  // Now somebody reads. So there is room again, and the write goes on.
+  // Now the peer reads. There is room again, and the write goes on.
   const received = await readFull(peer, new Uint8Array(data.length));
   await writing;
   return `${writes}\n\n` + formatTable(["", "bytes", "SHA-256"], [

@@ -10,8 +10,8 @@
  * @see 04_partial_write.ts
  * @see 06_udp_echo.ts
  *
- * A number of more than one byte can lie in memory in two ways. Little-endian:
- * the least significant byte comes first. Big-endian: the most significant one
+ * A number of several bytes can lie in memory in two ways. Little-endian: the
+ * least significant byte comes first. Big-endian: the most significant one
  * does. Each host has its own order, "host byte order". The network has one for
  * all, "network byte order": big-endian. So a program in C calls `htons` for
  * each port and `htonl` for each address that it gives to the kernel. This
@@ -19,8 +19,8 @@
  * byte by byte.
  *
  * What to look at:
- * - `htons` returns a number that means nothing in this program. What counts is
- *   how its bytes lie in memory: as on the wire.
+ * - `htons` returns a number whose value means nothing in this program. Only
+ *   its bytes in memory count: they are in the order of the wire.
  * - An IPv4 address in text has no byte order. `inetPton` makes four bytes of
  *   it, in the order in which they stand in the text.
  * - In a `sockaddr_in` both orders stand side by side: the kernel wants the
@@ -37,8 +37,8 @@
  * | `libc.call("getsockname", ...)` | `getsockname` |
  *
  * Try it:
- * - `deno task byte_order 256 1`: on a little-endian host each is the other one
- *   in the wrong order.
+ * - `deno task byte_order 256 1`: on a little-endian host the bytes of each
+ *   number in the wrong order are the other number.
  * - `deno task byte_order 80 0xc0a80001`: a port, and the address 192.168.0.1.
  * - `strace -f -e trace=getsockname deno run --allow-ffi lessons/05_byte_order.ts`:
  *   strace writes the port as `htons(...)`, since in memory it lies in network
@@ -46,14 +46,14 @@
  *
  * In the tutorial this is the section "主机字节序和网络字节序", and every
  * `htons(9527)`. What its programs get wrong:
- * - `htons((short)atoi(argv[1]))` takes any text for a port: `http` is port 0,
+ * - `htons((short)atoi(argv[1]))` takes any text as a port: `http` is port 0,
  *   and `70000` is port 4464.
- * - `inet_addr` takes `1.2` for 1.0.0.2, and `010.0.0.1` for 8.0.0.1. It says -1
- *   for an error, which is also the address 255.255.255.255. `inetPton` in
+ * - `inet_addr` reads `1.2` as 1.0.0.2, and `010.0.0.1` as 8.0.0.1. It returns
+ *   -1 for an error, which is also the address 255.255.255.255. `inetPton` in
  *   `lib/byte_order.ts` takes one form of an address, and throws for any other.
  *
- * What is still missing: an address is only looked at here. Lesson 06 sends to
- * one, without a connection.
+ * What is still missing: this lesson only looks at addresses. Lesson 06 sends
+ * to one, without a connection.
  *
  * @module
  */
@@ -73,7 +73,7 @@ export function demo({
     .map(parseNumber);
   using libc = openLibc();
 
-  // Not assumed: a number of two bytes is laid down, and its first one read.
+  // Not assumed: it writes a number of two bytes, and reads the first byte.
   const [first] = new Uint8Array(new Uint16Array([0x0102]).buffer);
   const order = first === 0x02 ? "little-endian" : "big-endian";
   print(`This host is ${order}: of 0x0102 the byte 0${first} comes first.\n`);
@@ -108,7 +108,7 @@ read as this host reads its own numbers, as s_addr, they are ${hex(sAddr, 8)}.
 
   using socket = libc.socket(SOCK_DGRAM);
   socket.bind({ hostname: "127.0.0.1", port: 0 }); // The kernel finds a port.
-  const name = new Uint8Array(16); // So long is a struct sockaddr_in.
+  const name = new Uint8Array(16); // The size of a struct sockaddr_in.
   libc.call("getsockname", socket.fd, name, new Uint32Array([name.length]));
   const [family] = new Uint16Array(name.buffer);
   const port = new DataView(name.buffer).getUint16(2);

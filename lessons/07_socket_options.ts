@@ -11,17 +11,17 @@
  * @see 08_closing.ts
  *
  * A socket has options: how large its buffers are, whether it sends small
- * segments at once, and many more. A program can read and set them. To set an
- * option is to ask for it: the kernel doubles a value, limits it, or refuses it.
- * Only who reads the option back finds out. This lesson sets options and prints
- * what the kernel says before and after.
+ * segments at once, and many more. A program can read and set them. Setting an
+ * option is only a request: the kernel may double a value, limit it, or refuse
+ * it. A program finds out only if it reads the option back. This lesson sets
+ * options and prints what the kernel says before and after.
  *
  * What to look at:
  * - The first lines of `demo()` are the tutorial's program, line by line.
  * - `ask()` reads an option, sets it, and reads it again.
  * - `descriptorOf(libc, conn)` finds the descriptor of a connection of Deno's. An
- *   option belongs to the socket, not to the library that asks: so libc reads
- *   and sets those of Deno's own connections.
+ *   option belongs to the socket, not to the library that asks. So libc can
+ *   read and set the options of Deno's own connections.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -37,7 +37,7 @@
  *
  * Try it:
  * - `deno task socket_options --send-buffer 1`, and the same with `2147483647`:
- *   the least and the most are where the third table says.
+ *   the smallest and the largest buffer are those in the third table.
  * - `strace -f -e trace=getsockopt,setsockopt deno task socket_options`: the
  *   same values, as the kernel got them.
  *
@@ -45,10 +45,10 @@
  * decided when it is created. What its program gets wrong:
  * - It ignores what `setsockopt` returns.
  * - It asks for 16384, gets 32768, and says nothing about it. Linux doubles the
- *   value, because it counts its own bookkeeping as well (socket(7)).
+ *   value, because it needs a part for its own bookkeeping (socket(7)).
  *
- * What is still missing: SO_REUSEADDR can be set, but what is it good for? To
- * know that, one must know how connections end: lessons 08 and 09.
+ * What is still missing: this lesson sets SO_REUSEADDR, but does not say what
+ * it is for. For that, one must know how connections end: lessons 08 and 09.
  *
  * @module
  */
@@ -182,7 +182,7 @@ async function limits(libc: Libc, option: SocketOption, limit: string) {
     return [...cells, most, Number(cells.at(-1)) / most];
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
-    return [...cells, "unknown", "unknown"]; // A container may not show it.
+    return [...cells, "unknown", "unknown"]; // Some containers do not show it.
   }
 }
 

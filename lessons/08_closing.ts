@@ -22,9 +22,9 @@
  * - `SCENES` says who calls what. `play()` makes the calls.
  * - `peer()` is one such process: it makes the calls that it reads.
  * - The states come from `/proc/net/tcp`, where `ss` and `netstat` also look.
- *   One reading serves both ends, so that both are of the same moment.
+ *   One reading gives both ends, so both states are from the same moment.
  * - A FIN says "no more from me", and not "I am gone": in the fourth scene the
- *   client still gets its answer behind its own FIN.
+ *   client still gets its answer after it has sent its FIN.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -35,28 +35,30 @@
  * | the end of the process | none: the kernel closes all that is open |
  *
  * Deno's own `close` always calls `shutdown` first. So its peer reads a clean
- * end, even where data was thrown away unread. After `close` alone that would be
- * a reset. The last table shows that.
+ * end, even if data was thrown away unread. With `close` alone, the peer would
+ * get a reset. The last table shows that.
  *
  * Try it:
  * - `deno task closing peer` in two terminals. In one type `listen 9527`, in the
  *   other one `connect 9527`. Then type `accept`, `write hello`, `read`,
  *   `closeWrite` and `close`, in any order.
  * - `watch -n 0.2 'ss -tan | grep 9527'` in a third one: the same states.
- * - Type `pid` in one of them, and `kill -9` that process: what the other one
- *   reads is what the kernel did. `unlisten` and `exit` are there as well.
+ * - Type `pid` in one of them, and `kill -9` that process. What the other
+ *   process reads then comes from the kernel. There are also `unlisten` and
+ *   `exit`.
  *
  * In the tutorial it is "在客户端控制台输入Q消息,或通过CTRL+C终止程序" and the
- * four-way close behind it ("四次挥手"). The tutorial tells it, and does not show
- * it. What it gets wrong:
+ * section after it, the four-way close ("四次挥手"). The tutorial describes it,
+ * and does not show it. What it gets wrong:
  * - "服务关闭的时候,客户端自动关闭" (when the server closes, the client closes by
  *   itself). Nothing closes by itself. The client's next read says that the
  *   stream has ended, and its end stays in CLOSE-WAIT until the client closes.
- * - "close(client); // 可以注释" (may be commented out). Then the client waits
- *   for an end that does not come before the server's process ends.
- * - Ctrl+C is no other way to close: the kernel closes what a process leaves
- *   open. Two things count: who is first, as the tutorial says itself, and
- *   whether data was left unread, because then it is a reset.
+ * - "close(client); // 可以注释" (may be commented out). If the server leaves
+ *   it out, the client waits for the end of the stream until the server's
+ *   process ends.
+ * - Ctrl+C is not another way to close: the kernel closes what a process leaves
+ *   open. Two things count. One is who closes first, as the tutorial says
+ *   itself. The other is whether data was left unread: then the end is a reset.
  *
  * What is still missing: why TIME-WAIT is there, and what it does to a server
  * that wants to start again. That is lesson 09.
@@ -139,7 +141,7 @@ export async function peer({
       listener = undefined;
     },
     pid: () => Deno.pid,
-    exit: () => Deno.exit(0), // Whatever is open.
+    exit: () => Deno.exit(0), // Even with open sockets.
   };
   for await (const line of lines) {
     const [, name, operand] = new TextDecoder().decode(line).trim()
@@ -168,7 +170,7 @@ class RemotePeer implements AsyncDisposable {
   #end = () => this[Symbol.asyncDispose]();
 
   constructor() {
-    beforeExit.add(this.#end); // A signal must leave no process behind.
+    beforeExit.add(this.#end); // A signal must not leave this process running.
   }
 
   /** Makes a call, and returns what came out. */
@@ -190,7 +192,7 @@ class RemotePeer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose]() {
-    await this.#input.close().catch(() => {}); // It may have ended before.
+    await this.#input.close().catch(() => {}); // It may have ended already.
     await this.ended();
   }
 }
@@ -277,7 +279,7 @@ const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
 async function* statesUntilSettled(client: number, server: number) {
   let seen = "";
   for (const end = performance.now() + 1000; performance.now() < end;) {
-    const rows = await readTcpTable(); // One look for both ends.
+    const rows = await readTcpTable(); // One reading for both ends.
     const stateOf = (own: number, other: number) =>
       rows.find(({ local, remote }) =>
         local.port === own && remote.port === other

@@ -11,20 +11,22 @@
  * @see 08_closing.ts
  * @see 10_framing.ts
  *
- * Who closes first waits last: its end of the connection stays in TIME-WAIT. If
- * that was the server, its port is still in use when it starts again, and `bind`
- * fails. This lesson lets servers close first, and binds their ports again, with
- * SO_REUSEADDR and without. Then it shows what TIME-WAIT is good for: it loses
- * the last ACK of a connection, and prints what both ends do about it. That part
- * takes four seconds.
+ * The side that closes first has to wait: its end of the connection stays in
+ * TIME-WAIT. If that was the server, its port is still in use when it starts
+ * again, and `bind` fails. This lesson lets servers close first, and binds
+ * their ports again, with SO_REUSEADDR and without. Then it shows what
+ * TIME-WAIT is good for: it loses the last ACK of a connection, and prints what
+ * both ends do about it. That part takes four seconds.
  *
  * What to look at:
- * - `bind()` sets SO_REUSEADDR before it binds. Afterwards it would be too late.
+ * - `bind()` sets SO_REUSEADDR before it binds. After `bind` it would be too
+ *   late.
  * - `closeInTurn()` decides who is first.
  * - `loseLastAck()` makes a network that fails, without root: a filter on a
- *   socket decides which segments the kernel keeps for it. This one keeps none.
+ *   socket decides which segments the kernel keeps for this socket. This filter
+ *   keeps none.
  * - The states and timers come from the kernel's list of sockets. Each row of a
- *   table is of one reading.
+ *   table comes from one reading.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -34,24 +36,25 @@
  * | `dropIncoming` | `setsockopt(SO_ATTACH_FILTER)` |
  * | `passIncoming` | `setsockopt(SO_DETACH_FILTER)` |
  *
- * `Deno.listen` always sets SO_REUSEADDR, and has no way not to. The servers
- * without it are made through libc (`--allow-ffi`). The kernel's list is read by
- * `cat` (`--allow-run=cat`).
+ * `Deno.listen` always sets SO_REUSEADDR: one cannot turn that off. The servers
+ * without it are made through libc (`--allow-ffi`). The kernel's list is read
+ * by `cat` (`--allow-run=cat`).
  *
  * Try it:
- * - `deno task time_wait --wait`: until the kernel lets a port go, about a minute.
+ * - `deno task time_wait --wait`: until the kernel lets a port go, about a
+ *   minute.
  * - `deno task tcp_echo server --connections 0 --quiet`, in another terminal
  *   `deno task tcp_echo client`, and then Ctrl+C for the server first. `ss -tan |
  *   grep 9527` shows FIN-WAIT-2, and when the client has ended, TIME-WAIT. The
  *   server starts again all the same: `Deno.listen` has set SO_REUSEADDR.
  * - The tutorial's C++ server the same way: `bind failed!`.
  *
- * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why there
- * is a TIME-WAIT and when its timer starts anew. It tells all that, and does not
- * show it. What it gets wrong:
- * - "大约三分钟" (about three minutes). The timer below says how long it is. Linux
- *   fixes that in its source (TCP_TIMEWAIT_LEN). RFC 9293 asks for twice the
- *   maximum segment lifetime, which it sets to two minutes.
+ * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why
+ * there is a TIME-WAIT and when its timer starts anew. The tutorial describes
+ * all that, and does not show it. What it gets wrong:
+ * - "大约三分钟" (about three minutes). The timer below says how long it is.
+ *   Linux has a fixed time in its source (TCP_TIMEWAIT_LEN). RFC 9293 asks for
+ *   twice the maximum segment lifetime, which it sets to two minutes.
  * - SO_REUSEADDR is its cure for the server that starts again. But on Linux the
  *   server that has ended must have set it too. So set it before the first start.
  * - The client "need not be considered", because its port is another one each
@@ -60,8 +63,8 @@
  *   connection that are still on their way must not be taken for those of a new
  *   one between the same two addresses (RFC 9293, 3.4.2).
  *
- * What is still missing: so far, one `read` was one message, or as long as what
- * was sent. Lesson 10 tells the reader how long a message is.
+ * What is still missing: so far, the reader took one `read` as one message, or
+ * knew how much was sent. Lesson 10 tells the reader how long a message is.
  *
  * @module
  */
@@ -159,7 +162,7 @@ async function tryBind(libc: Libc, port: number, reuse: boolean) {
   return await outcomeOf(() => bind(libc, port, reuse).close()) ?? "works";
 }
 
-/** One side closes, and the other one when it has read the end. */
+/** One side closes. The other one closes when it has read the end. */
 async function closeInTurn(first: { close(): void }, second: Deno.TcpConn) {
   first.close();
   await second.read(new Uint8Array(1));
@@ -231,7 +234,7 @@ const HEAD = [
 /** Prints a row of that table, with what it means. */
 type Show = (meaning: string) => unknown;
 
-/** A closes first, and its ACK of B's FIN is lost until B has tried in vain. */
+/** A closes first. Its ACK of B's FIN is lost until B has tried in vain. */
 async function loseLastAck(print: (line: string) => unknown) {
   using pair = await connectPair();
   const { client: a, server: b } = pair;
@@ -247,7 +250,7 @@ async function loseLastAck(print: (line: string) => unknown) {
   let isLossy = true;
   let before: { left: number; again?: number; show?: Show } | undefined;
   for (; performance.now() < start + 30_000; await delay(20)) {
-    const rows = await readTcpTable(); // One look for both ends.
+    const rows = await readTcpTable(); // One reading for both ends.
     const time = performance.now() - start;
     const endA = endOf(rows, a);
     const endB = endOf(rows, b);

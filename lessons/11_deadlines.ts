@@ -10,22 +10,23 @@
  * @see 10_framing.ts
  * @see 12_concurrent_echo.ts
  *
- * A wait may have no end: a full queue never answers a connect, a silent peer
- * never ends a read, a peer that does not read never takes a write. The first
- * part gives each of them up in time. The second part sends requests over UDP,
- * through a relay that loses, delays and doubles datagrams. Each request gets
- * one answer, or a clear failure.
+ * A wait may have no end. A full queue never answers a connect. A silent peer
+ * never ends a read. A peer that does not read never takes a write. The first
+ * part gives up each of these waits in time. The second part sends requests
+ * over UDP, through a relay that loses, delays and doubles datagrams. Each
+ * request gets one answer, or a clear failure.
  *
  * What to look at:
  * - `withDeadline` waits for a promise, but not for ever. Deno's `read` and
- *   `write` cannot be cancelled. What ends them is to close the connection, and
- *   then they say `Interrupted`, which is the truth and not the reason.
- *   `withDeadline` says `TimedOut`.
+ *   `write` cannot be cancelled. Only closing the connection ends them. They
+ *   throw `Interrupted` then, which is true but does not give the reason.
+ *   `withDeadline` throws `TimedOut`.
  * - After that the connection is gone. Half a message may have been read or
  *   written, so there is no way to go on.
- * - `ask` gives each request an id, and the answer has it too. So an answer that
- *   comes late or twice is known for what it is, which lesson 06 could not do.
- *   When no answer comes, it sends the request again, and waits twice as long.
+ * - `ask` gives each request an id, and the answer has the same id. So `ask`
+ *   recognizes an answer that comes late or twice. Lesson 06 could not do that.
+ *   When no answer comes, `ask` sends the request again, and waits twice as
+ *   long.
  * - A request that comes twice must not be carried out twice: it might be a
  *   payment. The server keeps its answers for a minute, and sends the same one
  *   again. It counts what it carries out, and the table shows the count.
@@ -45,20 +46,22 @@
  *   retries, and most often a failure, with exit code 1.
  * - `deno task deadlines server`, and in another terminal
  *   `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`, with any
- *   `nc`. After `kill -STOP` of the server nothing comes, and nobody is told.
+ *   `nc`. After `kill -STOP` of the server no answer comes, and no error
+ *   either.
  *
- * The tutorial has nothing like it: its programs wait for ever. Its UDP client
- * does so after the first reply that is lost.
+ * The tutorial has nothing like this: its programs wait for ever. Its UDP
+ * client does that after the first lost reply.
  *
- * What can still go wrong: "once" holds as long as the server remembers. A
+ * What can still go wrong: "once" is true only while the server remembers. A
  * request that comes again after that is carried out again. So `--remember` must
- * be longer than a client tries, which is 8 s here. When `--memory` is full, new
- * requests are not carried out: to forget an old one early might break the
- * promise. And after a restart the server remembers nothing. A server that must
- * keep the promise writes its answers to a disk.
+ * be longer than a client tries, which is 8 s here. When `--memory` is full,
+ * new requests are not carried out: if the server forgot an old one early, it
+ * might carry out that one again. And after a restart the server remembers
+ * nothing. A server that must never do a request twice writes its answers to a
+ * disk.
  *
  * What is still missing: all of this serves one client at a time. Lesson 12
- * serves many, and uses a deadline for those that fall silent.
+ * serves many, and has a deadline for silent clients.
  *
  * @module
  */
@@ -76,11 +79,11 @@ import { needUnstableNet } from "../lib/unstable_net.ts";
 
 const LOOPBACK = "127.0.0.1";
 const ID_SIZE = 4;
-/** The server does not answer longer requests: it has to remember them. */
+/** The server does not answer longer requests, as it has to remember each. */
 const MAX_REQUEST = 1024;
 
 /**
- * Connects, or gives up: a queue that is full does not say no.
+ * Connects, or gives up: a full queue gives no answer.
  *
  * @throws {Deno.errors.TimedOut} When the time is over.
  */
@@ -109,7 +112,7 @@ export function readWithDeadline(
 }
 
 /**
- * Writes all of it, or closes the connection: part of it may have gone out.
+ * Writes all of it, or closes the connection: a part may have been sent.
  *
  * @throws {Deno.errors.TimedOut} When the time is over.
  */
@@ -123,8 +126,9 @@ export function writeFullWithDeadline(
 }
 
 /**
- * Carries each request out once, as long as it remembers it: an id of four bytes
- * and text, answered by the id, the text, and how many were carried out so far.
+ * Carries each request out once, as long as it remembers it. A request is an id
+ * of four bytes and text. The answer is the id, the text, and how many requests
+ * were carried out so far.
  */
 export async function server({
   hostname = "0.0.0.0",
@@ -155,12 +159,12 @@ export async function server({
       }
       const id = idOf(request);
       const text = textOf(request);
-      // An id alone is not enough: a sender that starts anew may use it again.
+      // An id alone is not enough: a sender that starts again may use it again.
       const key = `${formatAddress(sender)} ${id} ${text}`;
       let known = answers.get(key);
       if (known === undefined) {
-        // To forget an answer now might carry its request out once more. To
-        // do nothing looks as if this one was lost: the client tries again.
+        // If an answer is forgotten now, its request may be carried out twice.
+        // If nothing is done, this request looks lost: the client tries again.
         if (answers.size >= memory) continue;
         const answer = toDatagram(id, `${text} #${++carriedOut}`);
         known = { answer, until: now + remember };
@@ -188,11 +192,13 @@ const textOf = (datagram: Uint8Array) =>
   new TextDecoder().decode(datagram.subarray(ID_SIZE));
 
 /**
- * Sends a request until there is its answer, or it has been tried enough: each
- * time it waits twice as long. One request at a time may use a socket.
+ * Sends a request until its answer comes, or until it has been sent `tries`
+ * times. After each time it waits twice as long. Only one request at a time may
+ * use a socket.
  *
- * @param options Its id is by default any: so an answer to whoever had this
- * port before is none to ours. `timeout` is the first wait, in milliseconds.
+ * @param options By default its id is random, so that an answer to a program
+ * that had this port before is not taken for ours. `timeout` is the first wait,
+ * in milliseconds.
  * @returns The server's text, or `null`; and how often the request was sent.
  */
 export async function ask(
@@ -218,7 +224,7 @@ export async function ask(
   return { answer: null, sent: tries };
 }
 
-/** What a wait that nobody ends comes to. */
+/** How each wait without an end is given up. */
 async function giveUps(deadline: number): Promise<string> {
   const rows: (string | number)[][] = [];
   const measure = async (what: string, wait: () => Promise<unknown>) => {
@@ -271,7 +277,7 @@ async function giveUps(deadline: number): Promise<string> {
 
 const NONE = "TimedOut: none in time";
 
-/** Sends requests, one after the other; for each a row of the table. */
+/** Sends requests, one after the other. Each has a row of the table. */
 async function askAll(
   server: Deno.NetAddr,
   requests: number,
@@ -290,7 +296,7 @@ async function askAll(
   return rows;
 }
 
-/** Gives up in time; then asks a server that is hard to reach. */
+/** Gives up in time. Then it asks a server that is hard to reach. */
 export async function demo({
   hostname = LOOPBACK,
   port = 0,

@@ -14,22 +14,27 @@
  *
  * Deno gives each connection two faces: `read` and `write`, as in C, and the
  * streams `readable` and `writable`, as on the Web. This lesson writes lesson
- * 02's echo server with both, in three forms. It runs each form with the same clients, and asks the kernel what has become of the connection.
+ * 02's echo server with both, in three forms. It runs each form with the same
+ * clients, and asks the kernel what has become of the connection.
  *
  * What to look at:
  * - The three forms stand at the top of the code. The shortest one is not the
  *   simplest one.
  * - The end of `conn.readable` closes the whole connection. The client has ended
- *   only its own direction, and waits for an answer: it gets none. An echo server does not notice: it has already answered. No option of `pipeTo`
- *   changes it. What does is a stream made of `read`: see `lib/open_readable.ts`.
- * - `conn.readable.cancel()` closes the connection as well, and `break` in a `for
- *   await` calls it. Here an option helps:
+ *   only its own direction, and waits for an answer. It gets none. In an echo
+ *   server one does not notice this, because it has already answered. No option
+ *   of `pipeTo` changes this. The cure is a stream made of `read`: see
+ *   `lib/open_readable.ts`.
+ * - `conn.readable.cancel()` also closes the connection, and `break` in a
+ *   `for await` calls it. Here an option helps:
  *   `for await (const chunk of conn.readable.values({ preventCancel: true }))`.
- * - The end of what is piped into `conn.writable` closes the connection. Here
- *   `preventClose` helps. Then `conn.closeWrite()` ends the one direction.
- * - `pipeTo` rejects when the client resets. A promise that rejects while nobody
- *   waits for it ends the process, and all other clients with it. So does a loop
- *   of `read` that nobody waits for. The cure is a `catch`, for both.
+ * - When a stream that is piped into `conn.writable` ends, the connection is
+ *   closed. Here `preventClose` helps. Then `conn.closeWrite()` ends the one
+ *   direction.
+ * - `pipeTo` rejects when the client resets. A promise that rejects while
+ *   nobody waits for it ends the process, and all other clients with it. A loop
+ *   of `read` that nobody waits for does the same. The cure for both is a
+ *   `catch`.
  * - When the other side stops reading, the kernel fills its buffers, and the
  *   server waits. Each form keeps no more than one chunk. But `writer.write`
  *   without `await` does not wait: then the program keeps everything.
@@ -51,9 +56,9 @@
  *
  * It is beyond the tutorial: C has `read` and `write` only.
  *
- * What the tables do not say: the costs are those of small messages, in this
- * run, and for server and clients together. A new buffer and some promises for
- * each chunk are what streams cost, so it matters less the larger the chunks are.
+ * What the tables do not say: they measure small messages, in this run, and the
+ * costs of server and clients together. Streams cost a new buffer and some
+ * promises for each chunk. With larger chunks this matters less.
  *
  * What is still missing: all these clients say that they leave, by a FIN or a
  * RST. Lesson 14 is about those that say nothing.
@@ -73,7 +78,7 @@ import { connectAndReset } from "../lib/reset_client.ts";
 import { connectPair } from "../lib/tcp_pair.ts";
 import { endOf, readTcpTable } from "../lib/tcp_table.ts";
 
-/** How much the client sends that reads nothing: 32 MiB. */
+/** How much a client that reads nothing sends: 32 MiB. */
 const MOST = 32 * 1024 * 1024;
 
 type Uses = Record<string, (conn: Deno.TcpConn) => Promise<void>>;
@@ -101,7 +106,7 @@ export async function echoCured(conn: Deno.TcpConn): Promise<void> {
   await openReadable(conn).pipeTo(conn.writable, { preventClose: true });
 }
 
-/** Not a form but a fault: it writes as fast as it reads, and never waits. */
+/** A mistake: it writes as fast as it reads, and never waits. */
 async function echoNoAwait(conn: Deno.TcpConn): Promise<void> {
   const writer = conn.writable.getWriter();
   for await (const it of conn.readable) writer.write(it).catch(() => {});
@@ -109,7 +114,7 @@ async function echoNoAwait(conn: Deno.TcpConn): Promise<void> {
 
 const ECHOES: Uses = { echoByRead, echoByForAwait, echoByPipeTo, echoCured };
 
-/** All that streams offer to keep something open. */
+/** All options of streams that keep something open. */
 const PREVENT = { preventClose: true, preventAbort: true, preventCancel: true };
 
 const OTHERS: Uses = {
@@ -120,7 +125,7 @@ const OTHERS: Uses = {
     new Blob(["file"]).stream().pipeTo(conn.writable, PREVENT),
 };
 
-/** Puts the forms before the same clients. */
+/** Runs the forms with the same clients. */
 export async function demo({
   print = console.log as (line: string) => unknown,
 } = {}): Promise<void> {
@@ -142,7 +147,7 @@ export async function demo({
   ]));
 }
 
-/** Whether a connection is still open, and can be written. */
+/** Whether a connection is still open for writing. */
 async function afterwards(uses: Uses): Promise<string> {
   const rows = Object.entries(uses).map(async ([name, use]) => {
     using pair = await connectPair();
@@ -157,7 +162,7 @@ async function afterwards(uses: Uses): Promise<string> {
   return formatTable(["server", "socket", "answer"], await Promise.all(rows));
 }
 
-/** Servers in processes of their own, since these may end. */
+/** Servers in processes of their own, because a server may end its process. */
 async function afterReset(): Promise<string> {
   const rows = [
     "echoByPipeTo(conn)",
@@ -176,7 +181,7 @@ async function afterReset(): Promise<string> {
     const port = Number((await textLines(child.stdout).next()).value);
     await connectAndReset(port);
     const load = await putLoad({ port, clients: 1, messages: 20 });
-    await child.stdin.close().catch(() => {}); // It may have ended.
+    await child.stdin.close().catch(() => {}); // It may have ended already.
     return [call, load.messages - load.lost, (await child.status).code];
   });
   const head = ["for await (const conn of listener)", "echoes", "exit code"];
@@ -195,11 +200,11 @@ async function backpressure(uses: Uses): Promise<string> {
     Promise.allSettled([use(pair.server), send()]); // They end with the pair.
     for (let before = -1; before < sent;) {
       before = sent;
-      // In three parts: a process that was stopped finds a timer that is due,
-      // and bytes that have come, and Deno runs the timer first.
+      // In three parts. After a stop, a process may find a timer that is due
+      // and bytes that have come. Deno runs the timer first.
       for (let part = 0; part < 3; part++) await delay(100);
     }
-    const table = await readTcpTable(); // One look for both ends.
+    const table = await readTcpTable(); // One reading for both ends.
     const client = endOf(table, pair.client)!;
     const server = endOf(table, pair.server)!;
     const request = client.sendQueue + server.receiveQueue;

@@ -14,30 +14,32 @@
  * When a process ends, its kernel says so: it sends a FIN or a RST. A host
  * without power says nothing, and neither does a cable that was pulled. To the
  * other side the connection looks as before. This lesson makes such peers, and
- * shows who notices: at first nobody, and then each of three remedies.
+ * shows who notices. At first nobody does. Then each of three remedies does.
  *
  * What to look at:
- * - `cutOff` makes a peer dead, and needs no root for it. A filter on the peer's
+ * - `cutOff` makes a peer dead, and does not need root. A filter on the peer's
  *   socket drops all that comes in. So nothing is answered, as if the host were
- *   gone. To the other side this looks as if the network had lost the bytes.
- * - A program that only reads is never told. Its socket stays ESTABLISHED, and the
- *   kernel has no timer for it: `read` waits for ever. A program that writes is not
- *   told either: the bytes go into the send queue. The kernel sends them again and
- *   again, and waits twice as long each time. With its own settings it gives up
- *   after a quarter of an hour.
+ *   gone. The other side cannot see the difference from a network that loses
+ *   the bytes.
+ * - A program that only reads is never told. Its socket stays ESTABLISHED, and
+ *   the kernel has no timer for it: `read` waits for ever. A program that
+ *   writes is not told either: the bytes go into the send queue. The kernel
+ *   sends them again and again, and waits twice as long each time. With its own
+ *   settings it gives up after a quarter of an hour.
  * - (a) Keepalive: the kernel asks the other side's kernel. With Deno's
  *   `conn.setKeepAlive(true)` it asks for the first time after two hours. With the
  *   times of this lesson's `setKeepAlive`, a read ends after 1 + 2 * 1 seconds,
  *   with ETIMEDOUT.
- * - (b) TCP_USER_TIMEOUT: the kernel gives up when bytes are unanswered for so
- *   long. It checks that only when it sends again, so the error comes a little
- *   late.
+ * - (b) TCP_USER_TIMEOUT: the kernel gives up when bytes are unanswered for
+ *   this time. It checks that only when it sends again, so the error comes a
+ *   little late.
  * - (a) does not help a writer: while bytes are unanswered, the kernel does not
  *   ask. (b) does not help a reader. Both together help both. Then the user timeout
  *   also says how long the kernel asks, in place of TCP_KEEPCNT (tcp(7)).
- * - (c) A heartbeat asks the other side's program, with lesson 11's deadline for
- *   the answer. It needs no libc. And it finds a program that is stuck: there the
- *   kernel still answers, and (a) and (b) see nothing wrong.
+ * - (c) A heartbeat asks the other side's program, with lesson 11's deadline
+ *   for the answer. It needs no libc. It also finds a program that is stuck.
+ *   The kernel of a stuck program still answers, so (a) and (b) see nothing
+ *   wrong.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -47,16 +49,16 @@
  * | `conn.read` of a dead peer | `recvfrom`: EAGAIN; `epoll_wait`; `recvfrom`: ETIMEDOUT |
  * | `withDeadline` | none: a timer of the event loop |
  *
- * Deno's own call for all this is `setKeepAlive(true)`. The rest goes through libc
- * (`--allow-ffi`). What the kernel knows of a socket stands in `/proc`, which Deno
- * reads by `cat` (`--allow-run=cat`).
+ * Deno's own call for all this is `setKeepAlive(true)`. The rest goes through
+ * libc (`--allow-ffi`). What the kernel knows of a socket stands in `/proc`,
+ * which Deno reads by `cat` (`--allow-run=cat`).
  *
  * Try it:
  * - `deno task dead_peers`: it takes six seconds.
  * - `ss -tno`, in another terminal meanwhile: the timers of all these sockets.
  *   `keepalive` asks, and `on` sends again.
  * - `sysctl net.ipv4.tcp_keepalive_time net.ipv4.tcp_retries2`: what the kernel
- *   does where nobody says anything else.
+ *   does if a program sets nothing else.
  *
  * It is beyond the tutorial, whose programs wait for ever.
  *
@@ -95,7 +97,7 @@ export function setUserTimeout(conn: Deno.TcpConn): void {
   descriptorOf(libc, conn).setsockopt("TCP_USER_TIMEOUT", 1500);
 }
 
-/** Asks the other side's program, which echoes, until no echo comes in time. */
+/** Asks the other side's program for an echo, until none comes in time. */
 export async function heartbeat(conn: Deno.Conn, limit = 1000): Promise<void> {
   const buffer = new Uint8Array(1);
   const giveUp = () => conn[Symbol.dispose]();
@@ -116,7 +118,7 @@ function cutOff(conn: Deno.TcpConn): Disposable {
 }
 
 const PEERS = ["alive", "stuck", "dead", "dead, bytes sent"];
-/** What is done about them; `null` is a heartbeat. */
+/** The remedies; `null` is a heartbeat. */
 const REMEDIES: Record<string, ((conn: Deno.TcpConn) => void)[] | null> = {
   "none": [],
   "(a) keepalive, 1 + 2 * 1 s": [setKeepAlive],
@@ -125,7 +127,7 @@ const REMEDIES: Record<string, ((conn: Deno.TcpConn) => void)[] | null> = {
   "(c) heartbeat, 1 s": null,
 };
 
-/** Makes peers of all kinds, and sees who notices. */
+/** Makes peers of all kinds, and shows who notices. */
 export async function demo({
   print = console.log as (line: string) => unknown,
 } = {}): Promise<void> {
@@ -189,7 +191,7 @@ async function timeline(): Promise<string> {
   for (let second = 0; second <= PATIENCE; second++) {
     progress.update(second);
     await writer.client.write(new Uint8Array(1000));
-    const table = await readTcpTable(); // One look for both.
+    const table = await readTcpTable(); // One reading for both.
     const r = endOf(table, reader.client)!;
     const w = endOf(table, writer.client)!;
     rows.push([second, show(r), show(w), w.sendQueue, w.retransmits]);

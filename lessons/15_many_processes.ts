@@ -23,10 +23,10 @@
  *   to be one process. When a process was killed or has crashed, `server()`
  *   starts another one. A process that was told to end (exit code 0) is not
  *   started again.
- * - The crash. A client whose bytes were not read yet gets ECONNRESET. The clients
- *   of the other process do not notice. New clients all go to the other process, as
- *   soon as the listener of the crashed one is closed too. A client that
- *   connects just before that is reset, and tries again.
+ * - The crash. A client whose bytes were not read yet gets ECONNRESET. The
+ *   clients of the other process do not notice. New clients all go to the other
+ *   process, as soon as the listener of the crashed one is closed too. A client
+ *   that connects just before that is reset, and tries again.
  * - The kernel does not balance the load. A connection never moves: it stays
  *   with its process, even when that process has too much to do and the others
  *   have nothing. The kernel chooses a process by a hash of the addresses. It

@@ -58,10 +58,10 @@
  * | `libc.inet_pton`, `libc.strerror` | none: they only compute |
  *
  * Try it:
- * - `deno task epoll`: both servers make the same system calls. They differ in what
- *   runs between the calls. This changes how long a core works for a message.
- *   (The messages a second depend mostly on the load, which is a Deno program
- *   too. `deno task bench c` measures servers alone.)
+ * - `deno task epoll`: both servers make the same system calls. They differ in
+ *   what runs between the calls. This changes how long a core works for a
+ *   message. (The messages a second depend mostly on the load, which is a Deno
+ *   program too. `deno task bench c` measures servers alone.)
  * - `deno task epoll server`, and in another terminal
  *   `deno task concurrent_echo client --clients 1000`.
  * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno run --allow-ffi
@@ -74,10 +74,10 @@
  * The tutorial's server makes the same calls on sockets that block. Its `accept`
  * and its `read` wait for one client, and all others wait with it.
  *
- * What is still missing: what lesson 12 has beyond this (an idle timeout, a limit,
- * the end in good order), IPv6 and names of hosts, and a second core (lesson
- * 15). A program that has other work to do runs this server in a Worker or in a
- * process of its own. The server runs on Linux only.
+ * What is still missing: what lesson 12 has beyond this (an idle timeout, a
+ * limit, the end in good order), IPv6 and names of hosts, and a second core
+ * (lesson 15). A program that has other work to do runs this server in a Worker
+ * or in a process of its own. The server runs on Linux only.
  *
  * @module
  */
@@ -111,7 +111,8 @@ const CALLS = {
     nonblocking: true,
   },
   accept4: int("i32", "buffer", "buffer", "i32"),
-  // C has size_t and ssize_t here, of 64 bits. Why not usize and isize: see above.
+  // C has size_t and ssize_t here, of 64 bits. Why not usize and isize: see
+  // above.
   recv: int("i32", "buffer", "u32", "i32"),
   send: int("i32", "buffer", "u32", "i32"),
   recvmmsg: int("i32", "buffer", "u32", "i32", "buffer"),

@@ -30,9 +30,9 @@
  *   this lesson makes some sockets through libc (`--allow-ffi`).
  * - The UDP server in the last table is on 0.0.0.0. It is asked at 127.0.0.2 and
  *   answers from 127.0.0.1. A TCP connection keeps the address that was asked.
- *   But for a UDP socket on 0.0.0.0 the kernel chooses an address anew with each
- *   datagram. A client should take answers only from the address that it asked.
- *   Such a client waits in vain.
+ *   But for a UDP socket on 0.0.0.0 the kernel chooses an address again for
+ *   each datagram. A client should take answers only from the address that it
+ *   asked. Such a client waits in vain.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|

@@ -197,7 +197,7 @@ class RemotePeer implements AsyncDisposable {
   }
 }
 
-/** Who does what; a call that the other side notices has an arrow. */
+/** Which side calls what. An arrow: the other side notices the call. */
 type Step = [who: Side, call: string, arrow?: "->"];
 
 const OPEN: Step[] = [["client", "connect", "->"], ["server", "accept"]];

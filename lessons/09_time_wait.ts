@@ -50,7 +50,7 @@
  * - The tutorial's C++ server the same way: `bind failed!`.
  *
  * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why
- * there is a TIME-WAIT and when its timer starts anew. The tutorial describes
+ * there is a TIME-WAIT and when its timer starts again. The tutorial describes
  * all that, and does not show it. What it gets wrong:
  * - "大约三分钟" (about three minutes). The timer below says how long it is.
  *   Linux has a fixed time in its source (TCP_TIMEWAIT_LEN). RFC 9293 asks for

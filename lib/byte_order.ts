@@ -11,7 +11,7 @@
  * @param hostshort An integer from 0 to 65535.
  * @returns The number whose bytes in this host's memory are those of
  * `hostshort` with the most significant one first.
- * @throws {RangeError} If it is no such integer.
+ * @throws {RangeError} If it is not such an integer.
  *
  * @example
  * ```ts
@@ -23,7 +23,7 @@
  */
 export function htons(hostshort: number): number {
   checkUnsigned(hostshort, 16);
-  // Laid down in this host's order, taken up with the most significant first.
+  // Written in this host's order, read with the most significant byte first.
   return new DataView(new Uint16Array([hostshort]).buffer).getUint16(0);
 }
 
@@ -32,7 +32,7 @@ export function htons(hostshort: number): number {
  *
  * @param netshort An integer from 0 to 65535.
  * @returns The number that `htons` made it from.
- * @throws {RangeError} If it is no such integer.
+ * @throws {RangeError} If it is not such an integer.
  *
  * @example
  * ```ts
@@ -42,7 +42,7 @@ export function htons(hostshort: number): number {
  * ```
  */
 export function ntohs(netshort: number): number {
-  return htons(netshort); // To swap, or not to swap, twice changes nothing.
+  return htons(netshort); // To convert twice gives the number back.
 }
 
 /**
@@ -51,7 +51,7 @@ export function ntohs(netshort: number): number {
  * @param hostlong An integer from 0 to 4294967295.
  * @returns The number whose bytes in this host's memory are those of
  * `hostlong` with the most significant one first: unsigned, as `uint32_t` is.
- * @throws {RangeError} If it is no such integer.
+ * @throws {RangeError} If it is not such an integer.
  *
  * @example
  * ```ts
@@ -71,7 +71,7 @@ export function htonl(hostlong: number): number {
  *
  * @param netlong An integer from 0 to 4294967295.
  * @returns The number that `htonl` made it from.
- * @throws {RangeError} If it is no such integer.
+ * @throws {RangeError} If it is not such an integer.
  *
  * @example
  * ```ts
@@ -86,12 +86,12 @@ export function ntohl(netlong: number): number {
 
 /**
  * Converts an IPv4 address from text to its bytes in network byte order. As
- * strict as `inet_pton(3)`: four decimal numbers, no leading zeros (which
- * `inet_addr` takes for octal), no short forms, no spaces.
+ * strict as `inet_pton(3)`: four decimal numbers, no leading zeros (`inet_addr`
+ * reads them as octal), no short forms, no spaces.
  *
  * @param text The address in dotted decimal.
  * @returns Its four bytes.
- * @throws {SyntaxError} If it is no such address.
+ * @throws {SyntaxError} If it is not such an address.
  *
  * @example
  * ```ts

@@ -19,8 +19,9 @@ const CODES = [
 
 /**
  * Says whether what `accept`, `read` or `write` has thrown is the end of one
- * connection, and of nothing else. Then a server goes on: it is about one client.
- * Any other error is about the server itself.
+ * connection, and of nothing else. A server goes on after such an error,
+ * because it is about one client only. Any other error is about the server
+ * itself.
  *
  * @example
  * ```ts

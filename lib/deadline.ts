@@ -5,23 +5,24 @@
  * @module
  */
 
-/** What setTimeout() can wait; more than that, and it does not wait at all. */
+/** The longest wait of setTimeout(): it does not wait at all for more. */
 const LONGEST_TIMER = 2 ** 31 - 1;
 
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
- * Deno's cannot be cancelled: it goes on until its connection is closed, so
- * close it in `giveUp`, unless somebody will wait for it again.
+ * Deno's cannot be cancelled: it goes on until its connection is closed. So
+ * close the connection in `giveUp`, unless the program will wait for this
+ * promise again.
  *
- * What the kernel has in time is in time, also where this process was too busy
- * to look: the event loop runs timers before it reads, so when the time is over
- * there is one more look.
+ * Data that the kernel has got in time counts as in time, even if this process
+ * was too busy to look. The event loop runs timers before it reads. So there is
+ * one more look when the time is over.
  *
  * @param promise What to wait for.
- * @param milliseconds How long; with 0 or less, only for what is there already;
- * with `Infinity`, for ever.
+ * @param milliseconds How long to wait. 0 or less takes only what is there
+ * already. `Infinity` waits for ever.
  * @param giveUp Is called when the time is over. It must not throw: dispose of
- * a connection, rather than close it, where it may be closed already.
+ * a connection, and do not `close()` it, if it may be closed already.
  * @returns The result of `promise`.
  * @throws {Deno.errors.TimedOut} When the time is over.
  * @throws The error of `promise`.
@@ -48,7 +49,8 @@ export async function withDeadline<T>(
   const late = new Promise<never>((_, reject) => {
     const end = () => {
       const message = `Timed out after ${milliseconds} ms`;
-      // First, so that this is the error, and not that of what is closed.
+      // First, so that this is the error, and not the one of the closed
+      // resource.
       reject(new Deno.errors.TimedOut(message));
       giveUp?.();
     };

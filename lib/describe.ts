@@ -24,7 +24,7 @@ export function formatAddress(
 }
 
 /**
- * Prints a server's first line. Whoever waits for it needs no sleep.
+ * Prints a server's first line. A program that waits for it needs no sleep.
  *
  * @example
  * ```ts no-assert
@@ -36,7 +36,7 @@ export function announce(address: Deno.NetAddr): void {
   console.log(`listening on ${formatAddress(address)}`);
 }
 
-/** What JSON would write otherwise, or a terminal would take for a command. */
+/** What JSON would write otherwise, or a terminal would read as a command. */
 const UNPRINTABLE = /[\p{C}\u2028\u2029"\\]/gu;
 
 /**
@@ -45,7 +45,7 @@ const UNPRINTABLE = /[\p{C}\u2028\u2029"\\]/gu;
  * `\n`, `\x00`.
  *
  * @param data The bytes.
- * @param most How many bytes are shown; `...` stands for those behind them.
+ * @param most How many bytes are shown; `...` stands for the rest.
  * @returns One line of text.
  *
  * @example
@@ -95,8 +95,8 @@ function escapeBytes(bytes: Uint8Array): string {
 }
 
 /**
- * Puts what was thrown in one line: `ECONNREFUSED (Connection refused)`, behind
- * the errors that it is the cause of.
+ * Puts what was thrown in one line: `ECONNREFUSED (Connection refused)`. An
+ * error that has a cause stands before its cause.
  *
  * @example
  * ```ts
@@ -124,12 +124,12 @@ export function describeError(error: unknown): string {
   return isTimeout ? "TimedOut" : message;
 }
 
-/** What this process or host has run out of says nothing about the call. */
+/** When this process or host has run out of these, the call is not to blame. */
 const NO_ANSWER = ["EMFILE", "ENFILE"];
 
 /**
- * Makes a call whose failure is an answer too, for a cell of a table: what the
- * call returned, or the system's name of its error.
+ * Makes a call for a cell of a table. The cell is what the call returned, or
+ * the system's name of its error, because a failure is an answer too.
  *
  * @param call The call.
  * @returns Its result, or its error's `code`.

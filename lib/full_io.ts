@@ -3,7 +3,8 @@
  *
  * A TCP socket is a stream of bytes: `read` returns what has arrived so far,
  * and `write` accepts what fits into the socket's send buffer. Either may be
- * less than you asked for. These two functions go on until it is all there.
+ * less than you asked for. These two functions go on until all of it is read or
+ * written.
  *
  * They take anything with Deno's `read` or `write` method: a `Deno.Conn`, a
  * file, standard input, a fake in a test. This module imports nothing.
@@ -62,7 +63,7 @@ export class WriteZeroError extends Deno.errors.WriteZero {
   }
 }
 
-/** As in Go's `io.ErrNoProgress`: so many empty reads are no accident. */
+/** As in Go's `io.ErrNoProgress`: so many empty reads are not chance. */
 export const MAX_EMPTY_READS = 100;
 
 /**
@@ -70,7 +71,8 @@ export const MAX_EMPTY_READS = 100;
  * `MSG_WAITALL`.
  *
  * An error of the reader passes through unchanged. After any error an unknown
- * number of bytes has been taken from the stream, so there is no going on.
+ * number of bytes has been taken from the stream, so the program cannot go on
+ * with this stream.
  *
  * @param reader Where the bytes come from.
  * @param buffer The buffer to fill. If it is empty, nothing is read.
@@ -101,7 +103,7 @@ export async function readFull<T extends Uint8Array>(
   let filled = 0;
   let emptyReads = 0;
   while (filled < buffer.length) {
-    // The first read gets the buffer itself: mostly it is the only one.
+    // The first read gets the buffer itself. Mostly there is no second read.
     const count = await reader.read(
       filled === 0 ? buffer : buffer.subarray(filled),
     );
@@ -122,8 +124,8 @@ export async function readFull<T extends Uint8Array>(
 /**
  * Writes all of `data`: `writen` in Stevens' UNP.
  *
- * An error of the writer passes through unchanged; how much was written before
- * it is not known, and what was written need not have been delivered.
+ * An error of the writer passes through unchanged. How much was written before
+ * the error is not known. What was written may not have been delivered.
  *
  * @param writer Where the bytes go.
  * @param data The bytes. If there are none, nothing is written.
@@ -163,7 +165,7 @@ export async function writeFull(
   return written;
 }
 
-/** A count that cannot be true would corrupt the data without a word. */
+/** A count that cannot be true would corrupt the data without an error. */
 function checkCount(who: string, count: number, remaining: number): void {
   if (!Number.isInteger(count) || count < 0 || count > remaining) {
     throw new RangeError(

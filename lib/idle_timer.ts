@@ -12,7 +12,7 @@ const SECOND_LOOK = 100;
  * Calls a function when nothing has happened for some time.
  *
  * It is cheap to say that something has happened: `reset` only notes the time.
- * There is one timer, and when it is due it looks how much time is left.
+ * There is one timer. When it is due, it looks how much time is left.
  *
  * When no time is left, it looks a second time before it gives up. A process
  * that was stopped (SIGSTOP), or very busy, finds two things when it goes on: a
@@ -37,8 +37,8 @@ export class IdleTimer implements Disposable {
   /**
    * Begins to wait.
    *
-   * @param limit After so many milliseconds without a `reset`; 0 is never.
-   * @param onIdle Is called then, once.
+   * @param limit How many milliseconds without a `reset` to wait; 0 is never.
+   * @param onIdle Is called after that time, once.
    */
   constructor(limit: number, onIdle: () => void) {
     this.#limit = limit;
@@ -51,7 +51,7 @@ export class IdleTimer implements Disposable {
     if (this.#limit > 0) this.#lastActive = performance.now();
   }
 
-  /** The time does not count until the next `reset`. */
+  /** Stops counting the time until the next `reset`. */
   pause(): void {
     this.#lastActive = Infinity;
   }

@@ -1,7 +1,7 @@
 /**
  * The few calls of libc that the lessons need and Deno does not have, by FFI.
- * Linux only, IPv4 only. The calls block the whole program: use them where
- * nothing takes long, on loopback.
+ * Linux only, IPv4 only. The calls block the whole program: use them only where
+ * no call takes long, on loopback.
  *
  * @module
  */
@@ -117,7 +117,7 @@ export class Libc implements Disposable {
   #library = Deno.dlopen("libc.so.6", CALLS);
   /** Its functions, without a check. */
   readonly calls: Calls = this.#library.symbols;
-  // Where errno stands. To ask for the place each time could set it anew.
+  // The place of errno. To ask for this place each time could change errno.
   #errno = new Int32Array(
     Deno.UnsafePointerView.getArrayBuffer(this.calls.__errno_location()!, 4),
   );
@@ -140,7 +140,7 @@ export class Libc implements Disposable {
   /** The error of a call that has just failed. */
   error(call: string): LibcError {
     const [errno] = this.#errno;
-    // Of two names this is the one that sockets use: EAGAIN, EOPNOTSUPP.
+    // Some errors have two names. Sockets use this one: EAGAIN, EOPNOTSUPP.
     const [code] =
       Object.entries(constants.errno).find(([name, number]) =>
         number === errno && name !== "ENOTSUP"
@@ -181,7 +181,8 @@ export class LibcDescriptor {
     this.libc.call(call, this.fd, name, new Uint32Array([name.length]));
     const [family] = new Uint16Array(name.buffer);
     const port = new DataView(name.buffer).getUint16(2);
-    // Of a longer address (IPv6, Unix) this is the beginning, and means nothing.
+    // A longer address (IPv6, Unix) is cut here, and what is left means
+    // nothing.
     if (family !== AF_INET) return { hostname: "", port: 0 };
     return { hostname: name.subarray(4, 8).join("."), port };
   }
@@ -195,7 +196,7 @@ export class LibcDescriptor {
     return value[0];
   }
 
-  /** `setsockopt(2)`. What is no 32-bit integer is a `RangeError`. */
+  /** `setsockopt(2)`. Other than a 32-bit integer: `RangeError`. */
   setsockopt(option: SocketOption, ...ints: number[]): void {
     const [level, name] = SOCKET_OPTIONS[option];
     const value = new Int32Array(ints);
@@ -239,7 +240,7 @@ export class LibcSocket extends LibcDescriptor implements Disposable {
   /** `close(2)`. */
   close(): void {
     const { fd } = this;
-    this.fd = -1; // The kernel gives the number to the next who asks.
+    this.fd = -1; // The kernel soon gives this number to another file.
     this.libc.call("close", fd);
   }
 
@@ -250,11 +251,11 @@ export class LibcSocket extends LibcDescriptor implements Disposable {
 }
 
 /**
- * Finds the descriptor of a socket that Deno has opened, which Deno itself does
- * not tell: the one with the same addresses.
+ * Finds the descriptor of a socket that Deno has opened. Deno itself does not
+ * tell it. It is the descriptor with the same addresses.
  *
  * @throws {Deno.errors.NotFound} If there is none, or it is not IPv4.
- * @throws {LibcError} If there is no descriptor left to look with.
+ * @throws {LibcError} If the search needs a descriptor, and none is left.
  */
 export function descriptorOf(
   libc: Libc,
@@ -275,14 +276,14 @@ export function descriptorOf(
   using open = new DisposableStack();
   open.defer(() => closedir(directory));
   for (let entry; (entry = readdir(directory)) !== null;) {
-    // In a struct dirent the name stands behind 19 bytes.
+    // In a struct dirent the name begins after 19 bytes.
     const name = Deno.UnsafePointerView.getCString(entry, 19);
     if (name.startsWith(".")) continue;
     const found = new LibcDescriptor(libc, Number(name));
     try {
       if (isIt(found)) return found;
     } catch {
-      // It is no socket, or has no peer.
+      // It is not a socket, or has no peer.
     }
   }
   throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);

@@ -1,5 +1,5 @@
 /**
- * Lines of bytes, for input that need not be text.
+ * Lines of bytes. The input need not be text.
  *
  * @module
  */
@@ -46,7 +46,7 @@ export async function* readLines(
     if (emptyReads === MAX_EMPTY_READS) {
       throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
     }
-    // A copy: lines that were handed out must outlive the next read.
+    // A copy: the next read must not change lines that were given out.
     let rest = buffer.slice(0, count);
     for (let end; (end = rest.indexOf(LINE_FEED) + 1) > 0;) {
       yield await join([...begun, rest.subarray(0, end)]);
@@ -73,17 +73,17 @@ const standardInput = readLines({
       throw new Error("read stdin", { cause: error });
     }),
 });
-/** A line that has been asked for, and not been taken yet. */
+/** A line that was asked for, and was not taken yet. */
 let ahead: ReturnType<typeof standardInput.next> | undefined;
 
 /**
  * The lines of standard input, up to the tutorial's word for "enough": a line
- * that is only `q` or `Q`. On a terminal each one is asked for.
+ * that is only `q` or `Q`. On a terminal there is a prompt for each line.
  *
- * @param prompt What is asked.
- * @param ready What to wait for before it is asked.
- * @returns The lines, each with its newline. To iterate again is to go on
- * behind the `q`.
+ * @param prompt The text of the prompt.
+ * @param ready What to wait for before each prompt.
+ * @returns The lines, each with its newline. To iterate again goes on after the
+ * `q`.
  * @throws {Error} `read stdin`, with the system's error as its `cause`.
  *
  * @example
@@ -109,7 +109,7 @@ export function askLines(
         }
         const { value: line } = await (ahead ?? standardInput.next());
         ahead = undefined;
-        // What comes next does not belong behind the prompt.
+        // What comes next does not belong after the prompt.
         if (isAsked && line?.at(-1) !== LINE_FEED) await print("\n");
         if (!line || isQuit(line)) return;
         yield line;
@@ -119,10 +119,10 @@ export function askLines(
 }
 
 /**
- * Whether there is anybody to ask: a terminal, or a standard input that has a
- * line at once.
+ * Says whether there is input: a terminal, or a standard input that has a line
+ * at once.
  *
- * @returns Whether it is worth while to read standard input.
+ * @returns Whether to read standard input.
  *
  * @example
  * ```ts no-assert

@@ -22,23 +22,23 @@ export interface LoadOptions {
   clients?: number;
   /** How many messages each of them sends, 100 by default. */
   messages?: number;
-  /** For how long they send instead, in milliseconds; by default 0: by number. */
+  /** How long they send, in milliseconds; by default 0: until `messages`. */
   duration?: number;
   /** How many bytes each message has, 64 by default. */
   size?: number;
-  /** After how many milliseconds of silence the server is given up; 5000. */
+  /** How many milliseconds of silence end the wait for the server; 5000. */
   timeout?: number;
-  /** Leaves it to Deno's loop whose echo is read; by default a gate does. */
+  /** Lets Deno's loop choose whose echo is read. By default a gate does. */
   noGate?: boolean;
   /** Is told which part is done, from 0 to 1. */
   onProgress?: (part: number) => void;
 }
 
-/** What came of a load. */
+/** The result of a load. */
 export interface LoadReport {
   /** How many connections there were. */
   clients: number;
-  /** How many messages were sent, or had to be. */
+  /** How many messages were sent, or should have been. */
   messages: number;
   /** How many of them never came back. */
   lost: number;
@@ -65,7 +65,7 @@ export interface LoadReport {
  * compares all of it, and sends the next one. All begin at once.
  *
  * @param options What load.
- * @returns What came of it. Errors of connections are in there, too.
+ * @returns The result. It contains errors of connections, too.
  *
  * @example
  * ```ts
@@ -96,8 +96,8 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     stop.abort(error);
   });
 
-  // All begin at once, when all are connected. But nobody waits long for that:
-  // the server may let some in only when others have left.
+  // All begin at once, when all are connected. But they do not wait long for
+  // that: a server may let some in only when others have left.
   const connections = echoes.map(() =>
     Deno.connect({ hostname, port, signal: stop.signal })
   );
@@ -107,7 +107,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
 
   const start = performance.now();
   let end = start;
-  // Who has got how many, when the first one is done or the time is over.
+  // How many echoes each has when the first is done, or the time is over.
   let compared: Pick<LoadReport, "when" | "starved" | "index"> | undefined;
   const compare = (when: string) => {
     const starved = echoes.filter((count) => count === 0).length;
@@ -119,8 +119,8 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
   const part = (count: number) =>
     isTimed ? (performance.now() - start) / duration : count / messages;
 
-  // This side's loop has its favorites as well. The gate is before the read here:
-  // while an echo waits for its turn, the server has had its message.
+  // This side's loop also prefers some connections. Here the gate is before the
+  // read. While an echo waits for its turn, the server already has the message.
   const gate = noGate ? null : new ReadGate();
   const talk = async (number: number) => {
     using conn = await connections[number];
@@ -142,12 +142,13 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
       throw new Deno.errors.UnexpectedEof("read failed!: End of stream");
     };
     while (part(echoes[number]) < 1) {
-      // Another message each time: an echo of the last one is not this one's.
+      // A new message each time, so that an old echo is not taken for a new
+      // one.
       let state = sent++;
       for (let i = 0; i < words.length; i++) {
         words[i] = state = Math.imul(state, 1664525) + 1013904223;
       }
-      padding.fill(0); // It is not sent, so it is 0 in the echo as well.
+      padding.fill(0); // It is not sent, so it must be 0 in the echo too.
       const sentAt = performance.now();
       await Promise.all([writeFull(conn, message), readEcho()]);
       end = performance.now();
@@ -158,7 +159,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     }
     if (!isTimed) compare("when the first one was done");
     await conn.closeWrite();
-    // What comes behind the last echo was never sent.
+    // What comes after the last echo was never sent.
     if (await read(echo) !== null) corrupted++;
   };
 
@@ -188,7 +189,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
 /**
  * Puts the result of a load into words.
  *
- * @param report What came of it.
+ * @param report The result.
  * @returns Some lines of text, without the error.
  *
  * @example
@@ -216,8 +217,8 @@ export function describeLoad(report: LoadReport): string {
 }
 
 /**
- * Jain's fairness index says in one number whether all have got as much: it is 1
- * if they have, and 1/n if one of n has got everything.
+ * Jain's fairness index says in one number whether all have got the same: it is
+ * 1 if they have, and 1/n if one of n has got everything.
  *
  * @param counts How much each of them has got.
  * @returns The square of the sum, over n times the sum of the squares; 0 if

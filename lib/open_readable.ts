@@ -9,15 +9,15 @@
 const CHUNK_SIZE = 64 * 1024;
 
 /**
- * Makes a stream of what `read` brings. `conn.readable` does that as well, but
- * at the end of the stream it closes the connection, in both directions: what
- * is still to be written is lost. This stream closes nothing.
+ * Makes a stream of what `read` brings. `conn.readable` also does that. But at
+ * the end of the stream it closes the connection, in both directions: what is
+ * still to be written is lost. This stream closes nothing.
  *
- * @param reader A connection, or anything else to read bytes from. Whoever
- * reads the stream must not read from it in another way meanwhile.
+ * @param reader A connection, or anything else to read bytes from. While the
+ * stream is read, do not read from it in another way.
  * @returns The stream. It reads when it is read, and not before.
  *
- * @example An answer behind the end of the request
+ * @example An answer after the end of the request
  * ```ts
  * import { assertEquals } from "@std/assert";
  *

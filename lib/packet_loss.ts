@@ -25,7 +25,7 @@ export function dropIncoming(conn: Deno.TcpConn): void {
 }
 
 /**
- * What comes in arrives again.
+ * Ends the loss: what comes in arrives again.
  *
  * @throws {LibcError} With the code `ENOENT` if nothing was dropped.
  * @throws {Deno.errors.NotFound} If the connection is closed, or not IPv4.

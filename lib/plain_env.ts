@@ -1,13 +1,13 @@
 /**
- * What a process must not inherit, or Deno does not start it.
- * This module imports nothing.
+ * Variables that a process must not inherit: Deno would not start it. This
+ * module imports nothing.
  *
  * @module
  */
 
 /**
- * For `env` of `Deno.Command`: Deno starts nothing that inherits such a variable,
- * unless it may run everything. Empty is as good as not there.
+ * For `env` of `Deno.Command`: Deno does not start a process that inherits such
+ * a variable, unless it may run everything. An empty variable is allowed.
  *
  * @example
  * ```ts

@@ -1,5 +1,5 @@
 /**
- * Serves every connection alike, also when very many are busy. This module
+ * Serves every connection equally, even when very many are busy. This module
  * imports nothing.
  *
  * The trouble: in one turn of its loop, Deno completes at most 128 of the reads
@@ -9,26 +9,27 @@
  * with more than 128 busy connections some are served again and again, and
  * others never.
  *
- * The cure: so many connections are a crowd. In a crowd, a connection that has
- * been served waits in a queue before it reads again. Then the loop has only
- * connections left that have not been served, and gets to all of them. After
- * that the queue is let go, first in, first out, a few at a time.
+ * The cure: so many connections are called a crowd. In a crowd, a connection
+ * that has been served waits in a queue before it reads again. Then the loop
+ * has only connections left that have not been served, and gets to all of them.
+ * After that the connections in the queue may go on, first in, first out, a few
+ * at a time.
  *
- * The price: without a crowd, none that can be measured. In a crowd a connection
- * waits for its turn also where its client is not in a hurry. For example, a
- * thousand clients waited 20 ms before each message, and kept a server close
+ * The price: without a crowd, one can measure none. In a crowd a connection
+ * waits for its turn, even if its client sends only now and then. For example,
+ * a thousand clients waited 20 ms before each message, and kept a server close
  * to its limit: with the gate they were served a fifth less often.
  *
  * @module
  */
 
-/** A turn that serves so many has a crowd: a little less than Deno's limit. */
+/** So many in one turn are a crowd: a little less than Deno's limit. */
 const CROWD = 112;
 /** How many may be out at once: few, as all of them go first when they return. */
 const WINDOW = 8;
-/** How often to look what has become of those let go, in milliseconds. */
+/** How often to look where those let go are now, in milliseconds. */
 const TICK_TIME = 1;
-/** After so many ticks somebody goes, however many strangers come. */
+/** After so many ticks some may go, even if many strangers come. */
 const LONGEST_HOLD = 20;
 
 /** A connection that waits, and the function that lets it go. */
@@ -37,7 +38,7 @@ interface Waiter {
   go: () => void;
 }
 
-/** Those let go between two ticks: how many, and who of them is still out. */
+/** Those let go between two ticks: how many, and which are still out. */
 interface Leavers {
   count: number;
   out: Set<object>;
@@ -47,23 +48,24 @@ interface Leavers {
  * A gate that each connection of a server passes before it reads again.
  *
  * It is open as long as fewer than 112 connections come in one turn of the loop.
- * The 112th makes a crowd. From then on everybody who comes waits in the queue,
- * until the queue is empty.
+ * The 112th makes a crowd. From then on each connection that comes waits in the
+ * queue, until the queue is empty.
  *
- * Those who have waited longest are let go first. Up to 8 of them may be out at
- * a time. When one of them has been served, it comes back to the queue, and the
- * next one may go. Connections that come and were not let go are strangers. While
- * many strangers come, nobody is let go, for the loop is still busy with those
- * that have not been served yet.
+ * Those that have waited longest are let go first. Up to 8 of them may be out
+ * at a time. When one of them has been served, it comes back to the queue, and
+ * the next one may go. Connections that come and were not let go are strangers.
+ * While many strangers come, nobody is let go. The loop is still busy with
+ * those that have not been served yet.
  *
  * Nobody waits for ever. While somebody waits, a timer ticks each millisecond:
- * - Each stranger ends up in the queue, so they become fewer. If they come without
- *   end all the same, the next 8 are let go after 20 ticks.
- * - Whoever is let go may stay away, because its client is silent or far. After
- *   two ticks it is not counted any more, and the next one may go.
+ * - Each stranger ends up in the queue, so they become fewer. If strangers come
+ *   without end, the next 8 are let go after 20 ticks.
+ * - A connection that is let go may stay away, because its client is silent or
+ *   far away. After two ticks it is not counted any more, and the next one may
+ *   go.
  * - If more than a quarter of those let go stay away, most of the queue is not
- *   busy. Then twice as many may be out, with each tick or two twice as many
- *   again, so that the queue is empty soon.
+ *   busy. Then twice as many may be out. After each tick or two the number
+ *   doubles again, so that the queue is empty soon.
  *
  * @example
  * ```ts
@@ -91,9 +93,9 @@ interface Leavers {
 export class ReadGate {
   /** How many came in this turn of the loop. */
   #came = 0;
-  /** Who waits, the first one last. */
+  /** The connections that wait, the first one last. */
   #front: Waiter[] = [];
-  /** Who came after them, the first one first. */
+  /** The connections that came after them, the first one first. */
   #back: Waiter[] = [];
   /** Since the last tick, and between the two before. */
   #lately: Leavers = { count: 0, out: new Set() };
@@ -109,15 +111,16 @@ export class ReadGate {
 
   /**
    * Waits for its turn, if there is a crowd. Call it between two reads of a
-   * connection, best when the first one's data has been dealt with.
+   * connection, best when the data of the first read is handled.
    *
    * @param who The connection, or any object that stands for it.
-   * @returns `undefined` if nobody has to wait, so that it costs next to
-   * nothing; else a promise that is fulfilled in a while, and never rejected.
+   * @returns `undefined` if nobody has to wait: then the call costs almost
+   * nothing. Otherwise a promise that is fulfilled after a while, and never
+   * rejected.
    */
   pass(who: object): Promise<void> | undefined {
     // Those whose reads completed in one turn come one after the other, without
-    // anything in between. This microtask runs behind them.
+    // anything in between. This microtask runs after them.
     if (this.#came++ === 0) queueMicrotask(this.#endTurn);
     if (this.#timer === undefined) {
       if (this.#came < CROWD) return undefined;
@@ -137,8 +140,8 @@ export class ReadGate {
   };
 
   #tick = (): void => {
-    // Whoever is still out has had at least one turn of the loop: it is idle, or
-    // its client is further away than two ticks.
+    // A connection that is still out has had at least one turn of the loop. It
+    // is idle, or its client is further away than two ticks.
     const { count, out } = this.#before;
     if (out.size * 4 > count) this.#window *= 2;
     else if (count > 0) this.#window = WINDOW;

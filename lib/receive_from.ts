@@ -6,7 +6,7 @@
 
 import { withDeadline } from "./deadline.ts";
 
-/** A receive() cannot be cancelled: what was given up is for the next call. */
+/** A receive() cannot be cancelled: the next call takes what it brings. */
 const givenUp = new WeakMap<
   Deno.DatagramConn,
   Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]>
@@ -19,10 +19,10 @@ const givenUp = new WeakMap<
  * @param socket The socket. Nothing else may receive from it.
  * @param peer An IP address, with or without a scope (`%eth0`), and a port.
  * `0.0.0.0` and `::` are this host: Linux sends there what is sent to them.
- * @param milliseconds How long to wait; 0 is for what has arrived already.
+ * @param milliseconds How long to wait; 0 takes only what has arrived already.
  * @param onStranger Is told where each other datagram came from.
  * @returns The datagram; `null` if none came in time.
- * @throws {TypeError} If the address of `peer` is none.
+ * @throws {TypeError} If the address of `peer` is not an IP address.
  * @throws The error of the socket: `Interrupted` if it has been closed.
  *
  * @example

@@ -7,7 +7,7 @@
 
 /** Options of {@linkcode Relay}. */
 export interface RelayOptions {
-  /** How many datagrams of 100 are lost; of the others as many are doubled. */
+  /** How many datagrams of 100 are lost. As many of 100 others are doubled. */
   loss?: number;
   /** The longest that a datagram is held back, in milliseconds. */
   delay?: number;
@@ -110,14 +110,14 @@ export class Relay {
       for (let copies = isDoubled ? 2 : 1; copies > 0; copies--) {
         const flight = pauseFor(random() * delay)
           .then(() => target.send(data, to))
-          .catch(() => {}) // It may be too long for the way it has to go.
+          .catch(() => {}) // It may be too long for this network.
           .finally(() => this.#flying.delete(flight));
         this.#flying.add(flight);
       }
     }
   }
 
-  /** Closes it, when all is passed on that was held back, and the answers too. */
+  /** Closes it when all that was held back is passed on, also the answers. */
   async close(): Promise<void> {
     while (this.#flying.size > 0) {
       await Promise.all(this.#flying);

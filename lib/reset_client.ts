@@ -9,7 +9,7 @@ import { createConnection } from "node:net";
 
 /**
  * Connects to an echo server on 127.0.0.1, and resets the connection when the
- * first echo has come: a real RST. `close()` of Deno's would send a FIN first.
+ * first echo has come: a real RST. Deno's `close()` would send a FIN first.
  *
  * @param port The server's port.
  *
@@ -33,7 +33,7 @@ import { createConnection } from "node:net";
 export async function connectAndReset(port: number): Promise<void> {
   const socket = createConnection(port, "127.0.0.1");
   socket.write("reset me");
-  await once(socket, "data"); // Before it is accepted, a RST is lost on it.
+  await once(socket, "data"); // A RST before the accept would be lost.
   const closed = once(socket, "close");
   socket.resetAndDestroy();
   await closed;

@@ -6,7 +6,7 @@
 
 import { WITHOUT_LD } from "./plain_env.ts";
 
-/** One TCP socket of this host, whoever owns it. */
+/** One TCP socket of this host, of any process. */
 export interface TcpRow {
   /** Its own address; an IPv6 address without brackets. */
   local: { hostname: string; port: number };
@@ -44,8 +44,8 @@ const STATES = [
 const TIMERS = ["retransmit", "keepalive", "time-wait", "window probe"];
 
 /**
- * Lists the TCP sockets of this host. What has to be known of several of them at
- * the same time, like both ends of a connection, must come from one such list.
+ * Lists the TCP sockets of this host. To know several of them at the same
+ * moment, like both ends of a connection, take them from one such list.
  *
  * @throws {Error} If the list cannot be read.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
@@ -144,11 +144,11 @@ export function endOf(
 }
 
 /**
- * Reads a file by `cat`: Deno itself reads those under `/proc` only with
+ * Reads a file by `cat`: Deno itself reads files under `/proc` only with
  * `--allow-all`.
  *
  * @param path The file.
- * @param more Files to read behind it, where there are any.
+ * @param more Files to read after it, if they exist.
  * @returns The text of all of them.
  * @throws {Error} `cat PATH: ...` and what `cat` says, if it has no text of it.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.

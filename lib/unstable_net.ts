@@ -9,7 +9,7 @@
  * Says which flag is missing where there is no `Deno.listenDatagram`. TypeScript
  * does not know: to it, the function is there with and without the flag.
  *
- * @param what What is needed of what the flag allows.
+ * @param what The name of what needs the flag.
  * @throws {Error} Without `--unstable-net`.
  *
  * @example

@@ -23,9 +23,9 @@ export interface ServerCommand {
 
 /**
  * Starts a lesson's server in a process of its own, runs `parent` when it
- * listens, and waits for it to end: by itself, by `stop`, or with this process,
- * even if that is killed. For with `--child` a server ends when its standard
- * input does, whose other end is held here.
+ * listens, and waits for it to end. It ends by itself, by `stop`, or with this
+ * process, even if this process is killed: with `--child` a server ends when
+ * its standard input ends, and this process holds the other end of that.
  *
  * @returns The server's exit status.
  * @throws {Error} `fork failed!`, and what `parent` throws.
@@ -52,7 +52,7 @@ export async function forkServer(
     })();
   let killer: ReturnType<typeof setTimeout> | undefined;
   const stop = async () => {
-    child.stdin.close().catch(() => {}); // It may have ended before.
+    child.stdin.close().catch(() => {}); // It may have ended already.
     killer ??= setTimeout(() => {
       console.error("the server does not end, and is killed");
       child.kill("SIGKILL");
@@ -62,16 +62,16 @@ export async function forkServer(
     return status;
   };
 
-  beforeExit.add(stop); // Also where a signal ends this process.
+  beforeExit.add(stop); // Also if a signal ends this process.
   try {
     const { value: ready } = await lines.next();
-    if (ready !== undefined) { // Else it has ended, and has said why.
+    if (ready !== undefined) { // Otherwise it has ended, and has said why.
       print(ready);
       await parent(Number(ready.split(":").at(-1)), stop);
     }
     return await wait();
   } catch (error) {
-    Deno.exitCode ||= await stop(); // If it is worse than what the error means.
+    Deno.exitCode ||= await stop(); // If it is worse than the error's own code.
     throw error;
   } finally {
     await stop();

@@ -9,7 +9,7 @@ import { stage } from "./stage.ts"; // stage
 
 /** An option: `maxFrame` is `--max-frame`, and `false` makes it a flag. */
 export interface Option {
-  /** Its value where it is not given, of the same type. */
+  /** Its value if it is not given, of the same type. */
   default: string | number | boolean;
   /** What it is for, with the unit. */
   help: string;
@@ -35,7 +35,7 @@ export interface Mode {
   last?: string;
   /** Whether it ends by itself when its `signal` is aborted. */
   drains?: boolean;
-  /** What it resolves to is the exit code, if that is a number. */
+  /** If it resolves to a number, this is the exit code. */
   run(options: never): unknown;
 }
 
@@ -66,7 +66,7 @@ export class UsageError extends Error {}
 export interface CommandLine {
   /** The name of the mode. */
   name: string;
-  /** Whether it is only asked what there is. */
+  /** Whether it only asks for help. */
   help: boolean;
   /** The value of each option. */
   values: Record<string, unknown>;
@@ -100,7 +100,7 @@ export function parseCommandLine(
   const name = isNamed ? argv[0] : names[0];
   const flags = flagsOf(modes[name]);
   const given: Record<string, unknown> = {};
-  // A parser would take `--port -1` for two options, and `--child 1` for one. So
+  // A parser would read `--port -1` as two options, and `--child 1` as one. So
   // it gets `--port=-1`, and no flags.
   const words: string[] = [];
   const rest = isNamed ? argv.slice(1) : [...argv];
@@ -150,7 +150,7 @@ export function parseCommandLine(
 
 const quote = (text: unknown) => JSON.stringify(text);
 
-/** Decimal digits only: `Number` would take `0x50`, `1e3` and ` 80` as well. */
+/** Decimal digits only: `Number` would also take `0x50`, `1e3` and ` 80`. */
 function valueOf(flag: string, option: Option, given: unknown) {
   const { default: usual, min = 0, max = Number.MAX_SAFE_INTEGER } = option;
   if (given === undefined) return usual;
@@ -171,7 +171,7 @@ export function helpText(
   title: string,
   modes: Record<string, Mode>,
 ): string {
-  // A copy is run from where it is, the others from the repository's root.
+  // A copy is run in its own folder, the others in the repository's root.
   const [path] = decodeURIComponent(url)
     .match(/(?:(?<=\/)(?:lessons|lib\/harness|tests\/bench)\/)?[^/]+$/)!;
   const names = Object.keys(modes);

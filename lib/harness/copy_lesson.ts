@@ -80,8 +80,8 @@ export async function copyLesson(
     // These are about the repository: its files, its tasks, its traces.
     .replaceAll(/^ \* @see .*\n/gm, "")
     .replace(/^ \* Try it:\n(?: \* .+\n)+(?: \*\n)?/m, "");
-  // The lesson is what one reads first. Only what runs at once, at its end, has
-  // to stand behind the parts that it uses.
+  // The lesson is what one reads first. Only its end runs at once: this has to
+  // stand after the parts that it uses.
   const [body, main = ""] = copied.code.split(MAIN);
   return await format([
     imports.some((it) => /"(npm|jsr):/.test(it))
@@ -99,7 +99,7 @@ export async function copyLesson(
 /**
  * Finds a lesson, or a module of lib, by what people call it.
  *
- * @param name Its file; folder, number and `.ts` need not be there.
+ * @param name Its file; folder, number and `.ts` may be left out.
  * @returns Its path in the repository.
  * @throws {UsageError} If there is none.
  *
@@ -201,16 +201,16 @@ function readModule(path: string): Source {
   return { path, header, imports, renamed, code: rest.slice(header.length) };
 }
 
-/** A lesson's functions, without its command line, and without its demo. */
+/** A lesson's functions, without its command line and its demo. */
 function functionsOf(lesson: Source): Source {
   let [code] = lesson.code.split(MAIN);
   const exported = code.matchAll(/^export .*?(?:function|class) (\w+)/gm);
   const names = Array.from(exported, ([, name]) => name)
     .filter((name) => name !== "demo");
-  if (names.length > 0) { // Else there is nothing to copy but the demo.
+  if (names.length > 0) { // Otherwise only the demo could be copied.
     const declarations = declarationsOf({ ...lesson, code });
     const parts = names.map((name) => declarationsFor(name, declarations))
-      // What starts its own file as a process needs a command line.
+      // A function that starts its own file as a process needs a command line.
       .filter((texts) => !texts.join().includes("import.meta"));
     const kept = new Set(parts.flat());
     code = [...new Set(declarations.values())]
@@ -238,7 +238,7 @@ function declarationsFor(
   return found;
 }
 
-/** Each name that the code of a text has, and not only its comments. */
+/** Each name in the code of a text, without those in its comments. */
 function namesIn(text: string): Set<string> {
   const names = text.replaceAll(COMMENT, "").matchAll(NAME);
   return new Set(Array.from(names, ([name]) => name));
@@ -275,7 +275,7 @@ function partsFor(copied: Source) {
   };
   for (const [name, from] of copied.imports) reach(name, from);
 
-  // What a program is built from first, and behind it what shows it.
+  // First the parts that a program is built from, then those that show it.
   const isShow = ({ path }: Source) => path.startsWith("lib/harness/");
   const texts = [...parts.values()]
     .toSorted((a, b) => Number(isShow(a)) - Number(isShow(b)))

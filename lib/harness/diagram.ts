@@ -31,7 +31,7 @@ stage.watchErrors = async ({ stderr }) => {
 };
 
 /**
- * Draws what both have done since the server was there.
+ * Draws what both have done since the server was ready.
  *
  * @param forMermaid Whether to draw it for Mermaid, and not for a terminal.
  * @returns The diagram, or `""` if there was no server.
@@ -54,10 +54,10 @@ export function drawDiagram(forMermaid: boolean): string {
 }
 
 /**
- * Finds the datagrams that a relay has not passed on. It is in this process: so
- * its own calls tell which datagrams it received, and whether it sent those.
- * Between two ports of one host they stay in order: the first that it received
- * is the first that was sent to it.
+ * Finds the datagrams that a relay has not passed on. The relay is in this
+ * process. So its own calls tell which datagrams it received, and whether it
+ * sent them on. Between two ports of one host they stay in order: the first
+ * that it received is the first that was sent to it.
  */
 function markLost(calls: (SocketCall & { isLost?: boolean })[]): void {
   const ordered = calls.filter(({ datagram }) => datagram)

@@ -11,8 +11,9 @@ const PATIENCE = 200;
 
 /**
  * Writes lines to standard error. On a terminal each one is there before the
- * program goes on. A pipe that nobody reads may be full: so elsewhere they
- * wait in a queue, and what does not fit into it is counted.
+ * program goes on. A pipe that nobody reads may be full. So if it is not a
+ * terminal, the lines wait in a queue, and those that do not fit into it are
+ * counted.
  */
 export class LineQueue {
   #waiting: string[] = [];
@@ -60,7 +61,7 @@ export class LineQueue {
         this.#since = performance.now();
         try {
           written += await Deno.stderr.write(bytes.subarray(written));
-        } catch { // Nobody is there any more. That is no reason to stop.
+        } catch { // The reader is gone, but the program goes on.
           this.#isBroken = true;
           this.#waiting = [];
           break;
@@ -71,7 +72,7 @@ export class LineQueue {
     this.#writing = undefined;
   }
 
-  /** Some of the lines that wait, and how many were lost behind the last. */
+  /** Some of the lines that wait, and how many were lost after the last. */
   #take(): string {
     const lines = this.#waiting.splice(0, 100);
     if (this.#dropped > 0 && this.#waiting.length === 0) {
@@ -83,7 +84,7 @@ export class LineQueue {
 
   #writeRest(): void {
     if (this.#isStuck()) return;
-    if (this.#since !== undefined) { // In a thread of its own: let it be first.
+    if (this.#since !== undefined) { // A thread is writing: let it be first.
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
     }
     while (this.#waiting.length > 0) this.#writeSync(this.#take());

@@ -1,6 +1,6 @@
 /**
  * What TypeScript knows of a lesson's modes: that each function takes the options
- * that its mode has. A copy was checked before, and does without.
+ * that its mode has. A copy was checked before, and does not need it.
  *
  * @module
  */
@@ -20,7 +20,7 @@ export type Values<O extends Options> = {
 
 /** What a mode's function gets besides its options. */
 export interface Io {
-  /** The operands, where there may be any number of them. */
+  /** The operands, if there may be any number of them. */
   args: string[];
   /** Standard output. */
   output: Writer;

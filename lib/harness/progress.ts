@@ -84,7 +84,7 @@ export class Progress implements Disposable {
     try {
       this.#stream.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
     } catch {
-      // The terminal is gone. That is no reason to stop.
+      // The terminal is gone, but the program goes on.
     }
   }
 }

@@ -65,27 +65,28 @@ export async function runLesson(
   // In the background: a full pipe that nobody reads must not stop the program.
   let reported: Promise<unknown> = Promise.resolve();
   const report = (error: unknown) => {
-    if (ending) return; // What is cut short fails, and that is no news.
+    if (ending) return; // What the end cuts short fails: this is expected.
     const call = callOf(error, name, values);
     const line = lineOf(`${program}: ${call}${describeError(error)}`);
     reported = reported.then(() => writeFull(Deno.stderr, line))
       .catch(() => {}); // A full disk. The exit code still says it.
   };
 
-  // One after the other, though a lesson need not wait for what it prints.
+  // One after the other, even if a lesson does not wait for what it prints.
   let printed: Promise<unknown> = Promise.resolve();
   const write = (p: Uint8Array): Promise<number> => {
     const writing = printed
       .then(() => isLost ? p.length : writeFull(standardOutput, p))
       .catch((error) => {
         isLost = true;
-        // A standard output that nobody reads any more (`| head -1`) ends a
-        // program in C by SIGPIPE, quietly. So here; but a full disk is reported.
+        // When nobody reads standard output any more (`| head -1`), a program
+        // in C is ended by SIGPIPE, quietly. The same here. But a full disk is
+        // reported.
         if (!(error instanceof Deno.errors.BrokenPipe)) {
           report(new Error("write stdout", { cause: error }));
           Deno.exitCode = 1;
         }
-        setTimeout(end, 0, 0); // What failed by now comes first.
+        setTimeout(end, 0, 0); // Errors that are there already come first.
         return p.length;
       });
     printed = writing;
@@ -135,8 +136,8 @@ export async function runLesson(
       Deno.addSignalListener("SIGTERM", () => interrupt(143));
     }
     if (values.child) {
-      // A child ends when its parent lets go of its standard input: also when
-      // the parent was killed.
+      // A child ends when its parent closes the child's standard input, or is
+      // killed.
       Deno.stdin.readable.pipeTo(new WritableStream())
         .catch(() => {}).then(() => interrupt(0));
     }
@@ -167,8 +168,8 @@ export async function runLesson(
 }
 
 /**
- * The call of Deno's that an error came from, as perror(3) names it: `connect
- * 127.0.0.1:9527: `. The error's own stack knows.
+ * The call of Deno's that an error came from, as perror(3) names it:
+ * `connect 127.0.0.1:9527: `. It is found in the error's own stack.
  */
 function callOf(error: unknown, mode = "", values: unknown = {}): string {
   const { stack, cause } = Object(error);

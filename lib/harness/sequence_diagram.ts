@@ -17,7 +17,7 @@ export interface SequenceEvent {
   what: string;
   /** Whether an arrow goes to the other lane. */
   toPeer: boolean;
-  /** Whether that was lost on its way. */
+  /** Whether what was sent was lost on its way. */
   isLost?: boolean;
   /** What state both sides are in afterwards: it stands beside their lanes. */
   states?: { client: string; server: string };

@@ -1,6 +1,6 @@
 /**
- * Watches what a program does with Deno's sockets, without a word in the
- * program: `Deno.listen`, `connect` and `listenDatagram`, and the methods of
+ * Watches what a program does with Deno's sockets. The program itself is not
+ * changed: `Deno.listen`, `connect` and `listenDatagram`, and the methods of
  * what they return, are replaced by ones that do the same and say so.
  *
  * @module
@@ -11,9 +11,10 @@ import { describeError, formatAddress, quoteBytes } from "../describe.ts";
 /** One call, when it is done. */
 export interface SocketCall {
   /**
-   * Milliseconds since 1970, in fractions, so that processes can be compared.
-   * What sends (connect, write, send, close) has the time when it was called;
-   * what waits (accept, read, receive) the time when it returned.
+   * Milliseconds since 1970, in fractions, so that processes can be compared. A
+   * call that sends (connect, write, send, close) has the time when it was
+   * called. A call that waits (accept, read, receive) has the time when it
+   * returned.
    */
   at: number;
   /** The name of the program's file, without its folder. */
@@ -26,9 +27,9 @@ export interface SocketCall {
   what: string;
   /** Whether bytes or a connection went to the other side. */
   toPeer: boolean;
-  /** Whether it was called from `lib/`, and nothing of the program's is known. */
+  /** Whether it was called from `lib/`, and the program's line is not known. */
   isOfLib: boolean;
-  /** Of what was sent or received by UDP: which datagram it was. */
+  /** For UDP: which datagram was sent or received. */
   datagram?: {
     /** The port that it went out from. */
     from: number;
@@ -43,9 +44,9 @@ export interface SocketCall {
 type Any = any;
 type Conn = Deno.Conn<Deno.Addr>;
 
-/** Where `writeFull` and the like are: who called them is the program. */
+/** Where `writeFull` and the like are: their caller is the program. */
 const LIB = new URL("../", import.meta.url).href;
-/** It plays the network, whoever opened it: none of its calls is the program's. */
+/** It plays the network: none of its calls is the program's. */
 const RELAY = new URL("../relay.ts", import.meta.url).href;
 const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the program.
 
@@ -63,9 +64,9 @@ const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the progra
  */
 export function watchSocketCalls(report: (call: SocketCall) => void): void {
   const open = new Set<object>(); // Connections.
-  let areSeveral = false; // As soon as they were, each call names its own.
+  let areSeveral = false; // Then each call names its connection.
 
-  /** Tells one call; `what` is asked only now, for it costs something. */
+  /** Tells one call; `what` is asked only now, because it costs time. */
   function tell(
     place: Place,
     what: string | (() => string),
@@ -76,7 +77,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       const more = datagram ? { datagram: datagram() } : {};
       report({ at, ...place, what, toPeer, ...more });
     } catch {
-      // What a program does must not depend on who watches it.
+      // A program must do the same when it is watched.
     }
   }
 
@@ -239,7 +240,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   function watchDatagrams(socket: Deno.DatagramConn): void {
     const prototype = ownerOf(socket, "receive");
     const closed = new WeakSet();
-    /** What was received, so that it is known when it is passed on. */
+    /** What was received, to recognize it when it is passed on. */
     const received = new WeakMap<object, number>();
     let count = 0;
     replace(prototype, "receive", (receive) =>
@@ -254,7 +255,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           });
           return value;
         }, (error: unknown) => {
-          // That its own close() has ended it is no news.
+          // If its own close() has ended it, this is expected.
           if (!closed.has(this)) {
             tell(place, () => `recvfrom: ${describeError(error)}`);
           }
@@ -355,9 +356,9 @@ interface StreamWatcher {
 }
 
 /**
- * `readable` and `writable` do not call `read` and `write`. So they get streams
- * of ours in front of Deno's, with the same buffers: none for reading, one
- * chunk for writing.
+ * `readable` and `writable` do not call `read` and `write`. So our own streams
+ * stand in front of Deno's, with the same buffers: none for reading, one chunk
+ * for writing.
  */
 function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   const { open, nameOf, tell, sending } = watcher;
@@ -443,7 +444,7 @@ type Place = Pick<SocketCall, "file" | "line" | "function" | "isOfLib">;
 
 /**
  * Finds the program's own line on the stack: the first one that is neither
- * Deno's, nor of a library, nor of `lib/`. Behind an `await` the stack goes on.
+ * Deno's, nor of a library, nor of `lib/`. The stack goes on after an `await`.
  */
 function here(): Place {
   const { stackTraceLimit } = Error;
@@ -479,8 +480,9 @@ const now = () => performance.timeOrigin + performance.now();
 const bytes = (data: Uint8Array) => `${data.length} bytes${quoteBehind(data)}`;
 
 /**
- * The bytes behind their number; whatever is none is not ours to refuse. A 0 in
- * front begins a number of four bytes, most likely the length of a message.
+ * The bytes, to stand after their number. Anything else is not refused here. A
+ * 0 at the start begins a number of four bytes, most likely the length of a
+ * message.
  */
 function quoteBehind(data: unknown): string {
   if (!(data instanceof Uint8Array) || data.length === 0) return "";
@@ -493,7 +495,7 @@ function quoteBehind(data: unknown): string {
   return rest.length === 0 ? ` ${number}` : ` ${number} ${quoteBytes(rest)}`;
 }
 
-/** Whatever is an address in Deno, in one word. */
+/** Any kind of address of Deno's, in one word. */
 function addressOf(address: unknown): string {
   const { path, hostname = "0.0.0.0", port } = Object(address);
   if (path !== undefined) return path ?? "unix";

@@ -8,8 +8,9 @@ import { bold } from "@std/fmt/colors";
 import { widthOf } from "./text_width.ts";
 
 /**
- * Formats a table: text to the left of its column, numbers to the right. Where
- * it is too wide, it is a list, each cell in a line behind its column's name.
+ * Formats a table: text to the left of its column, numbers to the right. A
+ * table that is too wide becomes a list: each cell is in its own line, after
+ * its column's name.
  *
  * @param head The names of the columns.
  * @param rows The cells.
@@ -67,12 +68,13 @@ function listCells(head: string[], cells: string[]): string {
 }
 
 /**
- * Draws a number as a bar, for the last column of a table.
+ * Draws a number as a bar. It suits the last column of a table.
  *
  * @param value The number, from 0.
  * @param largest What a whole bar stands for.
  * @param width The length of a whole bar, in characters.
- * @returns As many `#` as are in proportion; at least one, if it is not 0.
+ * @returns A number of `#` in proportion to `value`. At least one if it is not
+ * 0.
  *
  * @example
  * ```ts

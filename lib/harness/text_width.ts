@@ -49,7 +49,7 @@ export function padText(text: string, width: number): string {
   return text + " ".repeat(Math.max(width - widthOf(text), 0));
 }
 
-/** What stays in one line, if it fits. */
+/** What stays in one line if it fits. */
 const WORDS = /"(?:\\.|[^"\\])*"\S*|(?:\d+ of )?\d+ bytes\b|\S+/g;
 
 /**

@@ -56,7 +56,7 @@
  * and of `server()`.
  * What its program gets wrong:
  * - The client sends `sizeof(buffer)` bytes: 256 for a text of 12. The other 244
- *   are NULs. Here a message is as long as it is.
+ *   are NULs. Here only the bytes of the text are sent.
  * - The server answers with `strlen(buffer)` bytes. A NUL in the message cuts
  *   the reply short. A message that fills the buffer has no NUL after it, where
  *   `strlen` would stop.
@@ -72,9 +72,9 @@
  * - The parent never stops serving, so its call of `wait` is never reached.
  *
  * What is still missing: a TCP connection carries bytes, not messages. One
- * `read` returns what has arrived by then: perhaps half of what was sent in one
- * `write`, perhaps two of them together. Here both sides hope that one `read` is
- * one message. Lesson 02 reads until it has the whole reply.
+ * `read` returns what has arrived by then: perhaps half of what one `write`
+ * sent, perhaps the bytes of two writes. Here both sides hope that one `read`
+ * is one message. Lesson 02 reads until it has the whole reply.
  *
  * @module
  */

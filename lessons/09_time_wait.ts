@@ -44,10 +44,11 @@
  * - `deno task time_wait --wait`: until the kernel lets a port go, about a
  *   minute.
  * - `deno task tcp_echo server --connections 0 --quiet`, in another terminal
- *   `deno task tcp_echo client`, and then Ctrl+C for the server first. `ss -tan |
- *   grep 9527` shows FIN-WAIT-2, and when the client has ended, TIME-WAIT. The
- *   server starts again all the same: `Deno.listen` has set SO_REUSEADDR.
- * - The tutorial's C++ server the same way: `bind failed!`.
+ *   `deno task tcp_echo client`, and then press Ctrl+C in the server's terminal
+ *   first. `ss -tan | grep 9527` shows FIN-WAIT-2, and when the client has
+ *   ended, TIME-WAIT. The server starts again all the same: `Deno.listen` has
+ *   set SO_REUSEADDR.
+ * - Do the same with the tutorial's C++ server: `bind failed!`.
  *
  * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why
  * there is a TIME-WAIT and when its timer starts again. The tutorial describes

@@ -29,8 +29,8 @@
  *   `for await` calls it. Here an option helps:
  *   `for await (const chunk of conn.readable.values({ preventCancel: true }))`.
  * - When a stream that is piped into `conn.writable` ends, the connection is
- *   closed. Here `preventClose` helps. Then `conn.closeWrite()` ends the one
- *   direction.
+ *   closed. Here `preventClose` helps. After that, `conn.closeWrite()` ends
+ *   this one direction.
  * - `pipeTo` rejects when the client resets. A promise that rejects while
  *   nobody waits for it ends the process, and all other clients with it. A loop
  *   of `read` that nobody waits for does the same. The cure for both is a

@@ -81,7 +81,7 @@ import { cat, endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 /** How long the demo waits for what may never come, in seconds. */
 const PATIENCE = 5;
 
-/** Lets the kernel ask after 1 s of silence, and then 2 times in 1 s each. */
+/** Lets the kernel ask after 1 s of silence, twice, and wait 1 s each time. */
 export function setKeepAlive(conn: Deno.TcpConn): void {
   using libc = openLibc();
   const socket = descriptorOf(libc, conn);

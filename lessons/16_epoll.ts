@@ -23,7 +23,7 @@
  * What to look at:
  * - The loop at the end of `server()`. `epoll_wait` says which sockets have
  *   something. Each of them gets one `recv` and one `send`, then the next one has
- *   its turn. So nobody is left out.
+ *   its turn. So no client is left out.
  * - No call on a TCP socket waits. A call that would have to wait fails with
  *   EAGAIN. With `--udp`, `sendmmsg` may wait for room, because a datagram that
  *   it does not send is lost.
@@ -46,9 +46,9 @@
  *   of a register clears the upper half.
  * - The memory. A call gets a pointer into a buffer, and V8 does not know how
  *   long C uses it. Here each buffer belongs to `server()`, which does not end.
- *   Pointers inside a struct keep nothing alive: see `datagramEcho()`.
- *   `--allow-ffi` gives as much power as all permissions: a call with a wrong
- *   length writes anywhere.
+ *   A pointer inside a struct does not keep its buffer alive: see
+ *   `datagramEcho()`. `--allow-ffi` gives as much power as all permissions: a
+ *   call with a wrong length writes anywhere.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|

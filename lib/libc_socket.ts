@@ -196,7 +196,7 @@ export class LibcDescriptor {
     return value[0];
   }
 
-  /** `setsockopt(2)`. Other than a 32-bit integer: `RangeError`. */
+  /** `setsockopt(2)`. Throws a `RangeError` for other than 32-bit integers. */
   setsockopt(option: SocketOption, ...ints: number[]): void {
     const [level, name] = SOCKET_OPTIONS[option];
     const value = new Int32Array(ints);
@@ -240,7 +240,7 @@ export class LibcSocket extends LibcDescriptor implements Disposable {
   /** `close(2)`. */
   close(): void {
     const { fd } = this;
-    this.fd = -1; // The kernel soon gives this number to another file.
+    this.fd = -1; // The kernel gives the number to the next file.
     this.libc.call("close", fd);
   }
 

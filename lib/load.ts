@@ -22,7 +22,7 @@ export interface LoadOptions {
   clients?: number;
   /** How many messages each of them sends, 100 by default. */
   messages?: number;
-  /** How long they send, in milliseconds; by default 0: until `messages`. */
+  /** How long they send, in milliseconds; 0, the default: see `messages`. */
   duration?: number;
   /** How many bytes each message has, 64 by default. */
   size?: number;

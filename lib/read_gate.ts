@@ -15,10 +15,10 @@
  * After that the connections in the queue may go on, first in, first out, a few
  * at a time.
  *
- * The price: without a crowd, one can measure none. In a crowd a connection
- * waits for its turn, even if its client sends only now and then. For example,
- * a thousand clients waited 20 ms before each message, and kept a server close
- * to its limit: with the gate they were served a fifth less often.
+ * The price: without a crowd, it is too small to measure. In a crowd a
+ * connection waits for its turn, even if its client sends only now and then.
+ * For example, a thousand clients waited 20 ms before each message, and kept a
+ * server close to its limit: with the gate they were served a fifth less often.
  *
  * @module
  */

@@ -43,8 +43,8 @@
  *   server's terminal. The server says how many clients it waits for, and ends
  *   when both have ended, or after five seconds.
  * - `deno task concurrent_echo --clients 1000 --messages 20`, and once more with
- *   `--no-gate`: when the first client has all its 20 echoes, hundreds of
- *   others have none.
+ *   `--no-gate`: when the first client has all its 20 echoes, many others, in
+ *   most runs hundreds, have none.
  * - `deno task concurrent_echo --clients 1 --size 65536 --buffer-size 16384 --nagle`:
  *   some 23 messages a second. Without `--nagle` there are many times more.
  * - `(ulimit -n 40; deno task concurrent_echo server --quiet)`, and in another

@@ -87,6 +87,7 @@ Deno.test("copies stand alone", async () => {
       () => succeeds(folder, "lint", "--config=project.json", ...all),
       () => importFunctions(folder, "lessons"),
       () => importFunctions(folder, "functions"),
+      () => forEach(SERVING, (it) => serve(folder, ...it)),
       () => forEach(LESSONS, (lesson) => askForHelp(lesson, folder)),
       () => forEach(FORKING, (lesson) => runDemo(lesson, folder)),
     ], (f) => f());
@@ -132,6 +133,52 @@ async function importFunctions(folder: string, copies: string) {
   const result = await runDeno(["run", "--allow-net", main], folder);
   const stdout = "from server imported\nclient done!!\n";
   assertEquals(result, { code: 0, stdout, stderr: "" });
+}
+
+/** What imported servers answer to whom, and what `deno run` needs for it. */
+const SERVING: [
+  lesson: string,
+  request: string,
+  answer: string,
+  flags: string[],
+][] = [
+  ["01_tcp_hello.ts", "hello\n", "hello\n", []],
+  ["02_tcp_echo.ts", "hello\n", "hello\n", []],
+  ["10_framing.ts", "\0\0\0\x03rab", "\0\0\0\x03+ba", []],
+  ["12_concurrent_echo.ts", "hello\n", "hello\n", []],
+  ["15_many_processes.ts", "hello\n", "PID: hello\n", ["--unstable-net"]],
+  ["16_epoll.ts", "hello\n", "hello\n", ["--allow-ffi"]],
+];
+
+async function serve(
+  folder: string,
+  lesson: string,
+  request: string,
+  answer: string,
+  flags: string[],
+) {
+  const main = `serve_${lesson}`;
+  await Deno.writeTextFile(
+    `${folder}/${main}`,
+    `import * as lesson from "./functions/${lesson}";
+    const { server, serve = server } = lesson as Record<string, any>;
+    const ready = Promise.withResolvers<number>();
+    serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      onListen: ({ port }: Deno.NetAddr) => ready.resolve(port),
+    });
+    using conn = await Deno.connect({ port: await ready.promise });
+    await conn.write(new TextEncoder().encode(${JSON.stringify(request)}));
+    const buffer = new Uint8Array(100);
+    const count = await conn.read(buffer);
+    await Deno.stdout.write(buffer.subarray(0, count!));
+    Deno.exit();`,
+  );
+  const args = ["run", "--allow-net", ...flags, main];
+  const { code, stdout, stderr } = await runDeno(args, folder);
+  assertEquals([code, stderr], [0, ""], lesson);
+  assertEquals(stdout.replace(/^\d+:/, "PID:"), answer);
 }
 
 /** Needs no flags, and offers neither trace nor diagram. */

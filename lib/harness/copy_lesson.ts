@@ -253,9 +253,9 @@ function partsFor(copied: Source) {
   const kept = new Set<string>();
   const external = new Map<string, Set<string>>();
 
-  const reach = (name: string, from: string) => {
+  const reach = (name: string, from: string, renamed: Source["renamed"]) => {
     if (!from.endsWith(".ts")) {
-      const specifier = copied.renamed.get(name) ?? name;
+      const specifier = renamed.get(name) ?? name;
       external.set(from, (external.get(from) ?? new Set()).add(specifier));
       return;
     }
@@ -265,15 +265,17 @@ function partsFor(copied: Source) {
       const source = readModule(from);
       parts.set(from, { ...source, declarations: declarationsOf(source) });
     }
-    const { imports, declarations } = parts.get(from)!;
+    const { imports, declarations, ...part } = parts.get(from)!;
     const text = declarations.get(name);
     if (text === undefined) throw new Error(`${from} declares no ${name}`);
     for (const used of namesIn(text)) {
-      if (declarations.has(used)) reach(used, from);
-      else if (imports.has(used)) reach(used, imports.get(used)!);
+      const origin = declarations.has(used) ? from : imports.get(used);
+      if (origin !== undefined) reach(used, origin, part.renamed);
     }
   };
-  for (const [name, from] of copied.imports) reach(name, from);
+  for (const [name, from] of copied.imports) {
+    reach(name, from, copied.renamed);
+  }
 
   // First the parts that a program is built from, then those that show it.
   const isShow = ({ path }: Source) => path.startsWith("lib/harness/");

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { setTimeout as delay } from "node:timers/promises";
 import { describeError, formatAddress } from "../describe.ts";
 import { writeFull } from "../full_io.ts";
 import {
@@ -28,14 +29,16 @@ const standardOutput = {
         return await Deno.stdout.write(p);
       } catch (error) {
         if (!(error instanceof Deno.errors.WouldBlock)) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        await delay(10);
       }
     }
   },
 };
 
-/** How long the end may take after a signal, in milliseconds. */
-const LAST_MOMENTS = 3000;
+/** How long children may take to end after a signal, in milliseconds. */
+const CHILDREN_END = 3000;
+/** How long the last output may take to be read, in milliseconds. */
+const OUTPUT_ENDS = 500;
 
 /** What TypeScript checks: a mode's function takes the options of its mode. */
 export async function runLesson<M extends Record<string, Options>>( // stage
@@ -55,7 +58,6 @@ export async function runLesson(
 ): Promise<never> {
   const [, program] = decodeURIComponent(url).match(/([^/]+?)(?:\.ts)?$/)!;
   const stop = new AbortController();
-  const late = Promise.withResolvers<void>(); // When the last moments are over.
   let name = "";
   let values: Record<string, unknown> = {};
   let lastLine: string | undefined;
@@ -94,15 +96,19 @@ export async function runLesson(
   };
   const print = (line: string) => write(lineOf(line));
 
+  // Without a signal the end takes as long as it takes; with one, only so long.
+  const signalled = Promise.withResolvers<void>();
+  const atMost = (milliseconds: number, ...work: Promise<unknown>[]) =>
+    Promise.race([
+      Promise.all(work),
+      signalled.promise.then(() => delay(milliseconds)),
+    ]);
   const end = (code: number): Promise<never> =>
     ending ??= (async () => {
-      const rest = (async () => {
-        if (lastLine !== undefined) print(lastLine);
-        await Promise.all([...beforeExit].map((it) => it()));
-        await stage.end(print); // stage
-        await Promise.all([printed, reported]);
-      })();
-      await Promise.race([rest, late.promise]);
+      if (lastLine !== undefined) print(lastLine);
+      await atMost(CHILDREN_END, ...[...beforeExit].map((it) => it()));
+      await stage.end(print); // stage
+      await atMost(OUTPUT_ENDS, printed, reported);
       return Deno.exit(Math.max(code, Deno.exitCode));
     })();
   // A mistake of ours is no reason for a stack trace either.
@@ -123,7 +129,7 @@ export async function runLesson(
     const interrupt = (code: number) => {
       if (stop.signal.aborted) return; // Under `deno task` it arrives twice.
       stop.abort();
-      setTimeout(late.resolve, LAST_MOMENTS);
+      signalled.resolve();
       // The terminal has shown ^C, wherever the cursor was.
       if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) print("");
       if (mode.drains) return;

@@ -39,13 +39,13 @@ export const stage = {
       stage.end = flushTrace;
     } else {
       const { drawDiagram } = await import("./diagram.ts");
-      stage.end = async (print) => {
+      stage.end = (print) => {
         const diagram = drawDiagram(mermaid === true);
-        if (diagram !== "") await print(diagram);
+        if (diagram !== "") print(diagram);
       };
     }
   },
 
   /** Shows what was collected, or is still to be written, before the end. */
-  end: async (_print: (text: string) => Promise<unknown>): Promise<void> => {},
+  end: (_print: (text: string) => unknown): unknown => undefined,
 };

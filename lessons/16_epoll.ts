@@ -130,7 +130,10 @@ const [IPPROTO_TCP, TCP_NODELAY] = [6, 1];
 const [EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT] = [1, 3, 1, 4];
 const [MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN] = [0x40, 0x4000, 11];
 
-/** A `struct epoll_event` in words of 32 bits, and which of them is its data. */
+/**
+ * A `struct epoll_event` in words of 32 bits, and which of them is its data. On
+ * x86-64 it is packed: 12 bytes, and not 16.
+ */
 const [EVENT, DATA] = Deno.build.arch === "x86_64" ? [3, 1] : [4, 2];
 /** How many events epoll_wait(2) returns at most. */
 const EVENTS = 512;
@@ -241,16 +244,16 @@ export async function server({
   };
   const write = (fd: number, data: Uint8Array<ArrayBuffer>, size: number) => {
     const count = libc.send(fd, data, size, MSG_NOSIGNAL);
-    const wasWaiting = data !== buffer;
+    const isRest = data !== buffer; // What an earlier send did not take.
     if (count === size) {
-      if (!wasWaiting) return;
+      if (!isRest) return;
       unsent.delete(fd);
       watch(EPOLL_CTL_MOD, fd, EPOLLIN);
     } else if (count >= 0 || errno[0] === EAGAIN) {
       // The client does not take its echo. Keep the rest, and ask when there is
       // room for it. Until then nothing more is read from this client.
       unsent.set(fd, data.slice(Math.max(count, 0), size));
-      if (!wasWaiting) watch(EPOLL_CTL_MOD, fd, EPOLLOUT);
+      if (!isRest) watch(EPOLL_CTL_MOD, fd, EPOLLOUT);
     } else hangUp(fd);
   };
   const welcome = udp ? datagramEcho(libc, listener, bound) : accept;
@@ -283,10 +286,16 @@ export async function server({
 
 /** Returns a function that echoes the datagrams which have arrived. */
 function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
-  // The structs point at each other: mmsghdr at iovec and sockaddr_in, iovec at
-  // the data. All are in one piece of memory, so that none is freed before
-  // another.
-  const [parts, names, data] = [BATCH * 64, BATCH * 80, BATCH * 96];
+  // The structs, and the offsets of their fields:
+  // - mmsghdr, 64 bytes: msg_name 0, msg_namelen 8, msg_iov 16, msg_iovlen 24,
+  //   msg_len 56. The last one is the size of a datagram that came.
+  // - iovec, 16 bytes: iov_base 0, iov_len 8.
+  // - sockaddr_in, 16 bytes: port 2.
+  // They point at each other: mmsghdr at iovec and sockaddr_in, iovec at the
+  // data. All are in one piece of memory, so that none is freed before another.
+  const parts = BATCH * 64; // Behind the mmsghdrs the iovecs,
+  const names = parts + BATCH * 16; // then the sockaddr_ins,
+  const data = names + BATCH * 16; // then the datagrams.
   const memory = new ArrayBuffer(data + BATCH * LARGEST);
   const start = Deno.UnsafePointer.value(Deno.UnsafePointer.of(memory));
   const view = new DataView(memory);

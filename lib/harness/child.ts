@@ -8,7 +8,7 @@ import { WITHOUT_LD } from "../plain_env.ts";
 import { beforeExit } from "./run_lesson.ts";
 import { stage } from "./stage.ts"; // stage
 
-/** How long a server that was told to end may take, in milliseconds. */
+/** How long a child that was told to end may take, in milliseconds. */
 const GRACE = 2000;
 
 /** What {@linkcode forkServer} needs to know. */
@@ -50,19 +50,12 @@ export async function forkServer(
       await errors; // stage
       return (await child.status).code;
     })();
-  let killer: ReturnType<typeof setTimeout> | undefined;
   const stop = async () => {
-    child.stdin.close().catch(() => {}); // It may have ended already.
-    killer ??= setTimeout(() => {
-      console.error("the server does not end, and is killed");
-      child.kill("SIGKILL");
-    }, GRACE);
-    const status = await wait();
-    clearTimeout(killer);
+    const [status] = await Promise.all([wait(), endChild(child)]);
     return status;
   };
 
-  beforeExit.add(stop); // Also if a signal ends this process.
+  beforeExit.add(wait); // What it prints last counts, even after a signal.
   try {
     const { value: ready } = await lines.next();
     if (ready !== undefined) { // Otherwise it has ended, and has said why.
@@ -75,7 +68,7 @@ export async function forkServer(
     throw error;
   } finally {
     await stop();
-    beforeExit.delete(stop);
+    beforeExit.delete(wait);
   }
 }
 
@@ -127,13 +120,21 @@ export function spawnChild(
   } catch (error) {
     throw new Error("fork failed!", { cause: error });
   }
-  const end = async () => {
-    child.stdin.close().catch(() => {}); // It may be closed, or in use.
-    await child.status;
-  };
+  const end = () => endChild(child);
   beforeExit.add(end);
   child.status.then(() => beforeExit.delete(end));
   return child;
+}
+
+/** Ends a child by the end of its standard input, and later by SIGKILL. */
+async function endChild(child: Deno.ChildProcess): Promise<void> {
+  child.stdin.close().catch(() => {}); // It may be closed, or in use.
+  const killer = setTimeout(() => {
+    console.error("a child process does not end, and is killed");
+    child.kill("SIGKILL");
+  }, GRACE);
+  await child.status;
+  clearTimeout(killer);
 }
 
 /**

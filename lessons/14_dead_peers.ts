@@ -81,7 +81,10 @@ import { cat, endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
 /** How long the demo waits for what may never come, in seconds. */
 const PATIENCE = 5;
 
-/** Lets the kernel ask after 1 s of silence, twice, and wait 1 s each time. */
+/**
+ * Lets the kernel ask after 1 s of silence, twice, and wait 1 s each time.
+ * This and `setUserTimeout` are for IPv4.
+ */
 export function setKeepAlive(conn: Deno.TcpConn): void {
   using libc = openLibc();
   const socket = descriptorOf(libc, conn);

@@ -347,7 +347,8 @@ export async function demo({
     const messages = long.report.messages - short.report.messages;
     const cost = (long.cpuTime - short.cpuTime) / messages;
     const calls = await countCalls(load, args);
-    return [Math.round(long.report.rate), cost.toFixed(1), calls];
+    const rate = Math.round(long.report.rate);
+    return [rate, messages > 0 ? cost.toFixed(1) : "-", calls];
   };
   const other = "12_concurrent_echo";
   const { href } = new URL(`${other}.ts`, import.meta.url);
@@ -372,13 +373,16 @@ async function serveLoad(load: LoadOptions, program: string, args: string[]) {
   const { value: ready } = await textLines(stdout).next();
   if (ready === undefined) {
     const [why] = (await errors).split("\n");
-    throw new Error(why.replace(/^\w+: /, ""));
+    const { code } = await status;
+    throw new Error(
+      why.replace(/^\w+: /, "") || `the server has ended with ${code}`,
+    );
   }
   const port = Number(ready.split(":").at(-1));
   const report = await putLoad({ ...load, port });
-  await stdin.close(); // With --child that ends it.
-  const { code } = await status;
   if (report.error !== undefined) throw report.error;
+  await stdin.close(); // This ends a server with --child.
+  const { code } = await status;
   if (code !== 0) throw new Error(`the server has ended with ${code}`);
   const cpuTime = cpuTimeOfChildren() - before;
   return { report, cpuTime, errors: await errors };

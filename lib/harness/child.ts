@@ -5,7 +5,7 @@
  */
 
 import { WITHOUT_LD } from "../plain_env.ts";
-import { beforeExit } from "./run_lesson.ts";
+import { beforeExit, hasEnded } from "./run_lesson.ts";
 import { stage } from "./stage.ts"; // stage
 
 /** How long a child that was told to end may take, in milliseconds. */
@@ -115,6 +115,7 @@ export function spawnChild(
   const options = { args, stdin: "piped", stdout: "piped", stderr } as const;
   const env = { ...WITHOUT_LD, NO_COLOR: "1" };
   let child: Deno.ChildProcess;
+  if (hasEnded) throw new Error("fork failed!: this program ends");
   try {
     child = new Deno.Command(program, { ...options, env }).spawn();
   } catch (error) {
@@ -130,8 +131,9 @@ export function spawnChild(
 async function endChild(child: Deno.ChildProcess): Promise<void> {
   child.stdin.close().catch(() => {}); // It may be closed, or in use.
   const killer = setTimeout(() => {
-    console.error("a child process does not end, and is killed");
     child.kill("SIGKILL");
+    const line = "a child process did not end, and was killed\n";
+    Deno.stderr.write(new TextEncoder().encode(line)).catch(() => {});
   }, GRACE);
   await child.status;
   clearTimeout(killer);

@@ -67,7 +67,8 @@ export async function copyLesson(
     {},
 ): Promise<string> {
   const source = readModule(path);
-  const copied = functions ? functionsOf(source) : source;
+  const isLesson = path.startsWith("lessons/"); // All of lib can be imported.
+  const copied = functions && isLesson ? functionsOf(source) : source;
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -371,6 +372,9 @@ if (import.meta.main) {
           const path = findSource(name);
           const isFolder = out !== undefined &&
             await Deno.stat(out).then((it) => it.isDirectory, () => false);
+          if (out?.endsWith("/") && !isFolder) {
+            throw new UsageError(`no folder ${JSON.stringify(out)}`);
+          }
           // Into a folder, as cp(1) does.
           const file = isFolder
             ? `${out.replace(/\/+$/, "")}/${fileNameOf(path)}`

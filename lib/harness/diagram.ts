@@ -7,10 +7,12 @@
 
 import { writeFull } from "../full_io.ts";
 import { textLines } from "./child.ts";
+import { patient } from "./patient.ts";
 import { SequenceDiagram } from "./sequence_diagram.ts";
 import { type SocketCall, watchSocketCalls } from "./socket_calls.ts";
 import { stage } from "./stage.ts";
 
+const errors = patient(Deno.stderr);
 const client: SocketCall[] = [];
 const server: SocketCall[] = [];
 
@@ -24,7 +26,7 @@ stage.watchErrors = async ({ stderr }) => {
     if (line.startsWith('{"at":')) server.push(JSON.parse(line));
     else {
       // Not console.error, which would wait where nobody reads.
-      await writeFull(Deno.stderr, new TextEncoder().encode(`${line}\n`))
+      await writeFull(errors, new TextEncoder().encode(`${line}\n`))
         .catch(() => {});
     }
   }

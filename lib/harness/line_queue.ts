@@ -4,6 +4,8 @@
  * @module
  */
 
+import { patient } from "./patient.ts";
+
 /** How many lines may wait. */
 const MOST_LINES = 10_000;
 /** How long a write may take before we believe that nobody reads. */
@@ -23,6 +25,7 @@ export class LineQueue {
   #since: number | undefined;
   #isTerminal = Deno.stderr.isTerminal();
   #isBroken = false;
+  #stderr = patient(Deno.stderr);
 
   constructor() {
     // Neither Deno.exit() nor an error that nobody catches waits for a write.
@@ -60,7 +63,7 @@ export class LineQueue {
       for (let written = 0; written < bytes.length;) {
         this.#since = performance.now();
         try {
-          written += await Deno.stderr.write(bytes.subarray(written));
+          written += await this.#stderr.write(bytes.subarray(written));
         } catch { // The reader is gone, but the program goes on.
           this.#isBroken = true;
           this.#waiting = [];

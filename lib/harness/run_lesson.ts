@@ -14,6 +14,7 @@ import {
   UsageError,
 } from "./command_line.ts";
 import type { Modes, Options } from "./mode_types.ts"; // stage
+import { patient } from "./patient.ts";
 import { stage } from "./stage.ts"; // stage
 
 /** What is still to be done before the process ends; not for long. */
@@ -21,19 +22,8 @@ export const beforeExit: Set<() => Promise<unknown>> = new Set();
 
 const lineOf = (text: string) => new TextEncoder().encode(`${text}\n`);
 
-/** Tries again where it would have to wait: somebody has set O_NONBLOCK. */
-const standardOutput = {
-  async write(p: Uint8Array): Promise<number> {
-    for (;;) {
-      try {
-        return await Deno.stdout.write(p);
-      } catch (error) {
-        if (!(error instanceof Deno.errors.WouldBlock)) throw error;
-        await delay(10);
-      }
-    }
-  },
-};
+/** Whether the program ends: nothing new begins then. */
+export let hasEnded = false;
 
 /** How long children may take to end after a signal, in milliseconds. */
 const CHILDREN_END = 3000;
@@ -65,27 +55,31 @@ export async function runLesson(
   let isLost = false;
 
   // In the background: a full pipe that nobody reads must not stop the program.
+  const stderr = patient(Deno.stderr);
   let reported: Promise<unknown> = Promise.resolve();
-  const report = (error: unknown) => {
-    if (ending) return; // What the end cuts short fails: this is expected.
+  const say = (error: unknown) => {
     const call = callOf(error, name, values);
     const line = lineOf(`${program}: ${call}${describeError(error)}`);
-    reported = reported.then(() => writeFull(Deno.stderr, line))
+    reported = reported.then(() => writeFull(stderr, line))
       .catch(() => {}); // A full disk. The exit code still says it.
+  };
+  const report = (error: unknown) => {
+    if (!hasEnded) say(error); // What the end cuts short fails: this is expected.
   };
 
   // One after the other, even if a lesson does not wait for what it prints.
+  const stdout = patient(Deno.stdout);
   let printed: Promise<unknown> = Promise.resolve();
   const write = (p: Uint8Array): Promise<number> => {
     const writing = printed
-      .then(() => isLost ? p.length : writeFull(standardOutput, p))
+      .then(() => isLost ? p.length : writeFull(stdout, p))
       .catch((error) => {
         isLost = true;
         // When nobody reads standard output any more (`| head -1`), a program
         // in C is ended by SIGPIPE, quietly. The same here. But a full disk is
         // reported.
         if (!(error instanceof Deno.errors.BrokenPipe)) {
-          report(new Error("write stdout", { cause: error }));
+          say(new Error("write stdout", { cause: error }));
           Deno.exitCode = 1;
         }
         setTimeout(end, 0, 0); // Errors that are there already come first.
@@ -98,25 +92,29 @@ export async function runLesson(
 
   // Without a signal the end takes as long as it takes; with one, only so long.
   const signalled = Promise.withResolvers<void>();
-  const atMost = (milliseconds: number, ...work: Promise<unknown>[]) =>
-    Promise.race([
-      Promise.all(work),
-      signalled.promise.then(() => delay(milliseconds)),
-    ]);
+  const atMost = (milliseconds: number, work: Promise<unknown>) =>
+    Promise.race([work, signalled.promise.then(() => delay(milliseconds))]);
   const end = (code: number): Promise<never> =>
     ending ??= (async () => {
+      hasEnded = true;
       if (lastLine !== undefined) print(lastLine);
-      await atMost(CHILDREN_END, ...[...beforeExit].map((it) => it()));
+      const children = [...beforeExit].map((it) => it());
+      await atMost(CHILDREN_END, Promise.allSettled(children));
       await stage.end(print); // stage
-      await atMost(OUTPUT_ENDS, printed, reported);
+      await atMost(OUTPUT_ENDS, printed.then(() => reported));
       return Deno.exit(Math.max(code, Deno.exitCode));
     })();
   // A mistake of ours is no reason for a stack trace either.
-  globalThis.addEventListener("unhandledrejection", (event) => {
+  const fail = (event: Event, error: unknown) => {
     event.preventDefault();
-    report(event.reason);
+    report(error);
     end(1);
-  });
+  };
+  globalThis.addEventListener("error", (event) => fail(event, event.error));
+  globalThis.addEventListener(
+    "unhandledrejection",
+    (event) => fail(event, event.reason),
+  );
 
   try {
     const parsed = parseCommandLine(modes, Deno.args);
@@ -151,16 +149,16 @@ export async function runLesson(
     const io = {
       args: parsed.args,
       output: {
-        write: async (p: Uint8Array) => ending ? p.length : await write(p),
+        write: async (p: Uint8Array) => hasEnded ? p.length : await write(p),
       },
       async print(line: string) {
         // A server's last line is the last. But a demo prints what its child says.
-        if (!ending || name !== "server") await print(line);
+        if (!hasEnded || name !== "server") await print(line);
       },
       report,
       signal: stop.signal,
       onListen(address: Deno.NetAddr) {
-        if (ending) return;
+        if (hasEnded) return;
         print(`listening on ${formatAddress(address)}`);
         lastLine = "server closed";
       },

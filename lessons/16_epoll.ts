@@ -348,7 +348,8 @@ export async function demo({
     const cost = (long.cpuTime - short.cpuTime) / messages;
     const calls = await countCalls(load, args);
     const rate = Math.round(long.report.rate);
-    return [rate, messages > 0 ? cost.toFixed(1) : "-", calls];
+    // The cost of a few messages is lost in that of the start.
+    return [rate, messages > 1000 ? cost.toFixed(1) : "-", calls];
   };
   const other = "12_concurrent_echo";
   const { href } = new URL(`${other}.ts`, import.meta.url);
@@ -356,9 +357,11 @@ export async function demo({
     ["16_epoll", ...await measure(import.meta.url, "--allow-ffi")],
     [
       other,
-      // A copy of this lesson has no lesson 12 beside it.
-      ...await measure(href, "--allow-net")
-        .catch((error) => ["not measured", "", describeError(error)]),
+      ...await measure(href, "--allow-net").catch((error: Error) => {
+        // A copy of this lesson has no lesson 12 beside it.
+        if (!error.message.startsWith("Module not found")) throw error;
+        return ["not measured", "", error.message];
+      }),
     ],
   ];
   const head = ["server", "messages/s", "us of CPU", "calls for a message"];

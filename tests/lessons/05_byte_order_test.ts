@@ -102,3 +102,11 @@ Deno.test("05 names the permission that is missing", async () => {
   assertEquals([code, stdout], [1, ""]);
   assert(/^05_byte_order: .*--allow-ffi.*\n$/.test(stderr), stderr);
 });
+
+Deno.test("05 reports a full disk, although it is done when it hears of it", async () => {
+  const { code, stderr } = await run(LESSON, [], {
+    wrapper: (command) => ["sh", "-c", '"$@" > /dev/full', "sh", ...command],
+  });
+  const reason = "ENOSPC (No space left on device)";
+  assertEquals([code, stderr], [1, `05_byte_order: write stdout: ${reason}\n`]);
+});

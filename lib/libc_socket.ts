@@ -133,13 +133,13 @@ export class Libc implements Disposable {
   ): ReturnType<Calls[Name]> {
     const call = this.calls[name] as (...parameters: unknown[]) => unknown;
     const result = call(...parameters);
-    if (result === -1) throw this.error(name);
+    const errno = this.#errno[0]; // At once: whatever comes next may change it.
+    if (result === -1) throw this.error(name, errno);
     return result as ReturnType<Calls[Name]>;
   }
 
   /** The error of a call that has just failed. */
-  error(call: string): LibcError {
-    const [errno] = this.#errno;
+  error(call: string, errno = this.#errno[0]): LibcError {
     // Some errors have two names. Sockets use this one: EAGAIN, EOPNOTSUPP.
     const [code] =
       Object.entries(constants.errno).find(([name, number]) =>

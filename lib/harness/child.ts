@@ -5,7 +5,7 @@
  */
 
 import { WITHOUT_LD } from "../plain_env.ts";
-import { beforeExit, hasEnded } from "./run_lesson.ts";
+import { beforeExit, isEnding } from "./run_lesson.ts";
 import { stage } from "./stage.ts"; // stage
 
 /** How long a child that was told to end may take, in milliseconds. */
@@ -115,7 +115,7 @@ export function spawnChild(
   const options = { args, stdin: "piped", stdout: "piped", stderr } as const;
   const env = { ...WITHOUT_LD, NO_COLOR: "1" };
   let child: Deno.ChildProcess;
-  if (hasEnded) throw new Error("fork failed!: this program ends");
+  if (isEnding) throw new Error("fork failed!: this program ends");
   try {
     child = new Deno.Command(program, { ...options, env }).spawn();
   } catch (error) {

@@ -23,7 +23,7 @@ export const beforeExit: Set<() => Promise<unknown>> = new Set();
 const lineOf = (text: string) => new TextEncoder().encode(`${text}\n`);
 
 /** Whether the program ends: nothing new begins then. */
-export let hasEnded = false;
+export let isEnding = false;
 
 /** How long children may take to end after a signal, in milliseconds. */
 const CHILDREN_END = 3000;
@@ -64,7 +64,7 @@ export async function runLesson(
       .catch(() => {}); // A full disk. The exit code still says it.
   };
   const report = (error: unknown) => {
-    if (!hasEnded) say(error); // What the end cuts short fails: this is expected.
+    if (!isEnding) say(error); // What the end cuts short fails: this is expected.
   };
 
   // One after the other, even if a lesson does not wait for what it prints.
@@ -96,7 +96,7 @@ export async function runLesson(
     Promise.race([work, signalled.promise.then(() => delay(milliseconds))]);
   const end = (code: number): Promise<never> =>
     ending ??= (async () => {
-      hasEnded = true;
+      isEnding = true;
       if (lastLine !== undefined) print(lastLine);
       const children = [...beforeExit].map((it) => it());
       await atMost(CHILDREN_END, Promise.allSettled(children));
@@ -149,16 +149,16 @@ export async function runLesson(
     const io = {
       args: parsed.args,
       output: {
-        write: async (p: Uint8Array) => hasEnded ? p.length : await write(p),
+        write: async (p: Uint8Array) => isEnding ? p.length : await write(p),
       },
       async print(line: string) {
         // A server's last line is the last. But a demo prints what its child says.
-        if (!hasEnded || name !== "server") await print(line);
+        if (!isEnding || name !== "server") await print(line);
       },
       report,
       signal: stop.signal,
       onListen(address: Deno.NetAddr) {
-        if (hasEnded) return;
+        if (isEnding) return;
         print(`listening on ${formatAddress(address)}`);
         lastLine = "server closed";
       },

@@ -145,17 +145,15 @@ function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): string {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "Byte order: numbers in memory and on the wire",
-    {
-      demo: {
-        help: "numbers, an address, a sockaddr_in, byte by byte",
-        flags: ["--allow-ffi"],
-        options: {},
-        operands: "NUMBER...",
-        run: demo,
-      },
+  const title = "Byte order: numbers in memory and on the wire";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "numbers, an address, a sockaddr_in, byte by byte",
+      flags: ["--allow-ffi"],
+      options: {},
+      operands: "NUMBER...",
+      run: demo,
     },
-  );
+  });
 }

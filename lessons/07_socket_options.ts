@@ -205,19 +205,17 @@ if (import.meta.main) {
     help: `the ${name} to ask for, in bytes`,
   });
 
-  await runLesson(
-    import.meta.url,
-    "Socket options: what the kernel makes of them",
-    {
-      demo: {
-        help: "options, before and after",
-        flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
-        options: {
-          sendBuffer: size("SO_SNDBUF"),
-          receiveBuffer: size("SO_RCVBUF"),
-        },
-        run: demo,
+  const title = "Socket options: what the kernel makes of them";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "options, before and after",
+      flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
+      options: {
+        sendBuffer: size("SO_SNDBUF"),
+        receiveBuffer: size("SO_RCVBUF"),
       },
+      run: demo,
     },
-  );
+  });
 }

@@ -342,24 +342,22 @@ if (import.meta.main) {
   const timeout = { default: 30, min: 1, help: "first wait, in milliseconds" };
   const tries = { default: 8, min: 1, max: 16, help: "how often to send each" };
 
-  await runLesson(
-    import.meta.url,
-    "Deadlines: giving up in time, and trying again",
-    {
-      demo: {
-        help: "deadlines, then requests over a bad network",
-        flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
-        options: { ...common.demo, loss, seed, requests, timeout, tries },
-        show: "diagram", // stage
-        run: demo,
-      },
-      server: {
-        help: "answers each request, and carries it out once",
-        flags: ["--allow-net", "--unstable-net"],
-        options: { ...common.server, remember, memory },
-        show: "trace", // stage
-        run: server,
-      },
+  const title = "Deadlines: giving up in time, and trying again";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "deadlines, then requests over a bad network",
+      flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
+      options: { ...common.demo, loss, seed, requests, timeout, tries },
+      show: "diagram", // stage
+      run: demo,
     },
-  );
+    server: {
+      help: "answers each request, and carries it out once",
+      flags: ["--allow-net", "--unstable-net"],
+      options: { ...common.server, remember, memory },
+      show: "trace", // stage
+      run: server,
+    },
+  });
 }

@@ -235,16 +235,14 @@ async function costs(echoes: Uses): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "Streams: readable and writable, or read and write?",
-    {
-      demo: {
-        help: "three forms of an echo server, and what comes of each",
-        flags: ["--allow-net", "--allow-run=deno,cat"],
-        options: {},
-        run: demo,
-      },
+  const title = "Streams: readable and writable, or read and write?";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "three forms of an echo server, and what comes of each",
+      flags: ["--allow-net", "--allow-run=deno,cat"],
+      options: {},
+      run: demo,
     },
-  );
+  });
 }

@@ -232,16 +232,14 @@ async function notice(): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "Dead peers: the other side is gone and says nothing",
-    {
-      demo: {
-        help: "dead peers, and who notices",
-        flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
-        options: {},
-        run: demo,
-      },
+  const title = "Dead peers: the other side is gone and says nothing";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "dead peers, and who notices",
+      flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
+      options: {},
+      run: demo,
     },
-  );
+  });
 }

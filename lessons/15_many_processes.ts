@@ -135,7 +135,7 @@ export async function server({
   processes = 2,
   onListen = announce,
   print = console.log as (line: string) => unknown,
-} = {}): Promise<number> {
+} = {}): Promise<void> {
   if (processes === 1) return await serve({ hostname, port, onListen });
 
   needUnstableNet("reusePort");
@@ -146,7 +146,7 @@ export async function server({
   const { addr } = holder;
   const command = { ...one(hostname, addr.port), print: () => {} };
   let listening = 0;
-  const keepOne = async (): Promise<number> => {
+  const keepOne = async () => {
     let isCounted = false;
     let killed = 0;
     for (;;) {
@@ -159,7 +159,7 @@ export async function server({
         holder.close();
         onListen(addr);
       });
-      if (isReady && status === 0) return 0; // It was told to end.
+      if (isReady && status === 0) return; // It was told to end.
       if (listening < processes) {
         // One that could not listen has said why. One that was killed starts again.
         const isKilled = status >= 128 && ++killed < MOST_KILLED;
@@ -170,8 +170,7 @@ export async function server({
       await new Promise((resolve) => setTimeout(resolve, PAUSE));
     }
   };
-  const all = Array.from({ length: processes }, keepOne);
-  return Math.max(...await Promise.all(all));
+  await Promise.all(Array.from({ length: processes }, keepOne));
 }
 
 /** Two processes, many clients, and a crash. */
@@ -208,9 +207,9 @@ async function watchCrash(address: Deno.ConnectOptions, connections: number) {
     clients.map(({ ask }) => outcomeOf(() => ask("still there?"))),
   );
   const later = await connectAll();
-  for (const { conn } of [...clients, ...later]) conn.close();
-
   const all = [...clients, ...later];
+  for (const { conn } of all) conn.close();
+
   const processes = new Set(all.map(({ process }) => process));
   const rows = Array.from(processes, (mine) => {
     const theirs = outcomes.filter((_, i) => clients[i].process === mine);

@@ -394,12 +394,11 @@ async function serveLoad(load: LoadOptions, program: string, args: string[]) {
 /** How long child processes that have ended ran on a core, in microseconds. */
 function cpuTimeOfChildren(): number {
   const CALL = { getrusage: int("i32", "buffer") };
-  using library = Object.assign(Deno.dlopen("libc.so.6", CALL), {
-    [Symbol.dispose]: () => library.close(),
-  });
+  const library = Deno.dlopen("libc.so.6", CALL);
   // A struct rusage begins with two times, each in seconds and microseconds.
   const usage = new BigInt64Array(18);
   library.symbols.getrusage(RUSAGE_CHILDREN, usage);
+  library.close();
   const [userSeconds, user, systemSeconds, system] = usage;
   return Number((userSeconds + systemSeconds) * 1_000_000n + user + system);
 }
@@ -425,35 +424,33 @@ async function countCalls(load: LoadOptions, args: string[]) {
 }
 
 if (import.meta.main) {
-  await runLesson(
-    import.meta.url,
-    "The event loop itself: epoll, in C's own calls",
-    {
-      demo: {
-        help: "the same load on this server and on lesson 12's",
-        flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,strace"],
-        options: {
-          ...common.demo,
-          clients: {
-            default: 100,
-            min: 1,
-            max: 10_000,
-            help: "how many at once",
-          },
-          duration: { default: 1000, min: 1, help: "ms of the load on each" },
+  const title = "The event loop itself: epoll, in C's own calls";
+
+  await runLesson(import.meta.url, title, {
+    demo: {
+      help: "the same load on this server and on lesson 12's",
+      flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,strace"],
+      options: {
+        ...common.demo,
+        clients: {
+          default: 100,
+          min: 1,
+          max: 10_000,
+          help: "how many at once",
         },
-        run: demo,
+        duration: { default: 1000, min: 1, help: "ms of the load on each" },
       },
-      server: {
-        help: "echoes what clients send, all at once",
-        flags: ["--allow-ffi"],
-        options: {
-          ...common.server,
-          udp: { default: false, help: "datagrams, many in one system call" },
-        },
-        show: "trace", // stage
-        run: server,
-      },
+      run: demo,
     },
-  );
+    server: {
+      help: "echoes what clients send, all at once",
+      flags: ["--allow-ffi"],
+      options: {
+        ...common.server,
+        udp: { default: false, help: "datagrams, many in one system call" },
+      },
+      show: "trace", // stage
+      run: server,
+    },
+  });
 }

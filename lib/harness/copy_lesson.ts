@@ -142,11 +142,11 @@ export function findSource(name: string): string {
  *
  * @example
  * ```ts
- * import { assertEquals } from "@std/assert";
+ * import { assert } from "@std/assert";
  *
  * const text = await copyLesson("lib/full_io.ts");
  * const [line] = usageOf(text, "../io.ts");
- * assertEquals(line.slice(-31), 'readFull, writeFull } from "./io.ts";'.slice(-31));
+ * assert(line.endsWith('readFull, writeFull } from "./io.ts";'));
  * ```
  */
 export function usageOf(text: string, file: string): string[] {

@@ -153,13 +153,13 @@ async function ownAddresses(libc: Libc): Promise<string[][]> {
 
   using tcp = libc.socket(SOCK_STREAM);
   using udp = libc.socket(SOCK_DGRAM);
-  const before = [tcp.getsockname(), udp.getsockname()];
+  const [tcpBefore, udpBefore] = [tcp.getsockname(), udp.getsockname()];
   tcp.connect(server);
   udp.sendto(new Uint8Array(1), { ...server, port: receiver.port });
   return [
-    ["TCP", "socket(2)", formatAddress(before[0])],
+    ["TCP", "socket(2)", formatAddress(tcpBefore)],
     ["TCP", "connect(2)", formatAddress(tcp.getsockname())],
-    ["UDP", "socket(2)", formatAddress(before[1])],
+    ["UDP", "socket(2)", formatAddress(udpBefore)],
     ["UDP", "its first sendto(2)", formatAddress(udp.getsockname())],
     ["TCP", "Deno.connect", formatAddress(conn.localAddr)],
     ["UDP", "Deno.listenDatagram", formatAddress(receiver)],

@@ -99,7 +99,7 @@ export function demo({
 
   const address = inetPton("127.0.0.1");
   const value = new DataView(address.buffer).getUint32(0);
-  const [sAddr] = new Uint32Array(address.buffer);
+  const sAddr = new Uint32Array(address.buffer)[0]!;
   print(`
 127.0.0.1 is the bytes ${bytes(address)} in this order, wherever they lie.
 Read with the most significant first they are ${value} (${hex(value, 8)});

@@ -133,10 +133,11 @@ value to the limit and then doubles it, to make room for its own bookkeeping.
 `);
 
   print("Deno's two calls turn off what libc has turned on above:");
-  const read = () => [
-    descriptor.getsockopt("TCP_NODELAY"),
-    descriptor.getsockopt("SO_KEEPALIVE"),
-  ];
+  const read = () =>
+    [
+      descriptor.getsockopt("TCP_NODELAY"),
+      descriptor.getsockopt("SO_KEEPALIVE"),
+    ] as const;
   const before = read();
   conn.setNoDelay(false);
   conn.setKeepAlive(false);

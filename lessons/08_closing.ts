@@ -144,13 +144,14 @@ export async function peer({
     exit: () => Deno.exit(0), // Even with open sockets.
   };
   for await (const line of lines) {
-    const [, name, operand] = new TextDecoder().decode(line).trim()
+    const [, name = "", operand = ""] = new TextDecoder().decode(line).trim()
       .match(/^(\S*) ?(.*)$/s)!;
     try {
-      if (!Object.hasOwn(calls, name)) {
+      const call = Object.hasOwn(calls, name) && calls[name];
+      if (!call) {
         throw new Error(`one of ${Object.keys(calls).join(", ")}`);
       }
-      print(`${name} ${await calls[name](operand) ?? ""}`.trimEnd());
+      print(`${name} ${await call(operand) ?? ""}`.trimEnd());
     } catch (error) {
       print(`${name}: ${describeError(error)}`);
     }

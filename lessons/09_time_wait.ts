@@ -249,7 +249,9 @@ async function loseLastAck(print: (line: string) => unknown) {
   print(formatTable(HEAD, []));
   const start = performance.now();
   let isLossy = true;
-  let before: { left: number; again?: number; show?: Show } | undefined;
+  let before:
+    | { left: number; again: number | undefined; show?: Show }
+    | undefined;
   for (; performance.now() < start + 30_000; await delay(20)) {
     const rows = await readTcpTable(); // One reading for both ends.
     const time = performance.now() - start;

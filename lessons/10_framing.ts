@@ -84,7 +84,7 @@ const HEADER_SIZE = 4;
 const MAX_FRAME = 1024 * 1024;
 const NEWLINE = 0x0a;
 const PROMPT = "Input message(Q to quit):";
-const [ECHO, REVERSE, DONE, ERROR] = encode("er+-");
+const [ECHO, REVERSE, DONE, ERROR] = [0x65, 0x72, 0x2b, 0x2d]; // e r + -
 
 /** A frame is longer than its reader accepts. */
 export class FrameTooLongError extends Error {}
@@ -194,8 +194,8 @@ function reversed(text: Uint8Array): Uint8Array {
   let filled = 0;
   let end = text.length;
   for (let start = end - 1; start >= 0; start--) {
-    if ((text[start] & 0b1100_0000) === 0b1000_0000) continue; // Not the first.
-    for (let i = start; i < end; i++) result[filled++] = text[i];
+    if ((text[start]! & 0b1100_0000) === 0b1000_0000) continue; // Not the first.
+    for (let i = start; i < end; i++) result[filled++] = text[i]!;
     end = start;
   }
   return result;

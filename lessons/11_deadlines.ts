@@ -185,6 +185,9 @@ function toDatagram(id: number, text: string): Uint8Array<ArrayBuffer> {
   return datagram;
 }
 
+/** An unsigned number of 32 bits, which nobody can guess. */
+const randomNumber = () => crypto.getRandomValues(new Uint32Array(1))[0]!;
+
 const idOf = ({ buffer, byteOffset }: Uint8Array) =>
   new DataView(buffer, byteOffset).getUint32(0);
 
@@ -207,8 +210,7 @@ export async function ask(
   text: string,
   options: { id?: number; timeout?: number; tries?: number } = {},
 ): Promise<{ answer: string | null; sent: number }> {
-  const [anyId] = crypto.getRandomValues(new Uint32Array(1));
-  const { id = anyId, timeout = 30, tries = 8 } = options;
+  const { id = randomNumber(), timeout = 30, tries = 8 } = options;
   const request = toDatagram(id, text);
   for (let sent = 1, wait = timeout; sent <= tries; sent++, wait *= 2) {
     await socket.send(request, server);
@@ -311,7 +313,7 @@ export async function demo({
   await print("Waiting, with a deadline of 100 ms:");
   await print(await giveUps(100) + "\n");
 
-  if (seed === 0) [seed] = crypto.getRandomValues(new Uint32Array(1));
+  if (seed === 0) seed = randomNumber();
   const args = { host: hostname, port };
   const { url } = import.meta;
   let status = 0;

@@ -171,8 +171,9 @@ async function kernelValues(): Promise<string> {
   setKeepAlive(pair.client);
   setUserTimeout(pair.client);
   const here = read();
-  const rows = options.map((it, i) => [it, before[i], byDeno[i], here[i]]);
-  const found = (it: number[]) => `${it[1] + it[2] * it[3]} s`;
+  const rows = options.map((it, i) => [it, before[i]!, byDeno[i]!, here[i]!]);
+  const found = ([, idle = 0, interval = 0, count = 0]: number[]) =>
+    `${idle + interval * count} s`;
   const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
   return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) +
     `\nKeepalive finds a dead peer after ${found(byDeno)}, here ${

@@ -202,7 +202,7 @@ async function watchCrash(address: Deno.ConnectOptions, connections: number) {
   const connectAll = () =>
     Promise.all(Array.from({ length: connections }, () => connect(address)));
   const clients = await connectAll();
-  await clients[0].ask("crash");
+  await clients[0]!.ask("crash");
   const outcomes = await Promise.all(
     clients.map(({ ask }) => outcomeOf(() => ask("still there?"))),
   );
@@ -212,7 +212,7 @@ async function watchCrash(address: Deno.ConnectOptions, connections: number) {
 
   const processes = new Set(all.map(({ process }) => process));
   const rows = Array.from(processes, (mine) => {
-    const theirs = outcomes.filter((_, i) => clients[i].process === mine);
+    const theirs = outcomes.filter((_, i) => clients[i]!.process === mine);
     const words = theirs.map((it) => it === mine ? "answered" : it);
     const news = later.filter(({ process }) => process === mine);
     return [mine, theirs.length, [...new Set(words)].join(", "), news.length];
@@ -244,7 +244,7 @@ function asker(conn: Deno.TcpConn) {
   return async (text: string) => {
     await writeFull(conn, encode(`${text}\n`));
     const { value } = await answers.next();
-    return value ? decode(value).split(":")[0] : "end of stream";
+    return value ? decode(value).split(":")[0]! : "end of stream";
   };
 }
 

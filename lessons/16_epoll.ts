@@ -164,7 +164,7 @@ export async function server({
     Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
   );
   const check = (call: string, result: number) => {
-    const [number] = errno; // At once: whatever comes next may change it.
+    const number = errno[0]!; // At once: whatever comes next may change it.
     if (result >= 0) return result;
     const [code] = Object.entries(constants.errno)
       .find(([, it]) => it === number) ?? [];
@@ -261,7 +261,7 @@ export async function server({
   const events = new Int32Array(EVENTS * EVENT);
   const serve = (count: number) => {
     for (let i = 0; i < count; i++) {
-      const fd = events[i * EVENT + DATA];
+      const fd = events[i * EVENT + DATA]!;
       const rest = unsent.get(fd);
       if (fd === listener) welcome();
       else if (rest === undefined) read(fd);
@@ -375,7 +375,7 @@ async function serveLoad(load: LoadOptions, program: string, args: string[]) {
   const errors = new Response(stderr).text();
   const { value: ready } = await textLines(stdout).next();
   if (ready === undefined) {
-    const [why] = (await errors).split("\n");
+    const [why = ""] = (await errors).split("\n");
     const { code } = await status;
     throw new Error(
       why.replace(/^\w+: /, "") || `the server has ended with ${code}`,
@@ -399,8 +399,8 @@ function cpuTimeOfChildren(): number {
   const usage = new BigInt64Array(18);
   library.symbols.getrusage(RUSAGE_CHILDREN, usage);
   library.close();
-  const [userSeconds, user, systemSeconds, system] = usage;
-  return Number((userSeconds + systemSeconds) * 1_000_000n + user + system);
+  const time = (i: number) => usage[i]! * 1_000_000n + usage[i + 1]!;
+  return Number(time(0) + time(2));
 }
 
 /** Lets strace(1) count, and divides by the number of messages. */

@@ -73,7 +73,7 @@ export function quoteBytes(data: Uint8Array, most = 16): string {
 
 /** The character that begins with this byte, if one does. */
 function characterAt(data: Uint8Array, start: number): string | undefined {
-  const lead = data[start];
+  const lead = data[start]!;
   const length = lead < 0xc2 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   try {

@@ -83,10 +83,14 @@ export type Calls = Deno.DynamicLibrary<typeof CALLS>["symbols"];
 
 /** A call of libc's has failed. */
 export class LibcError extends Error {
-  /** Keeps the name of its `errno` as `code`: `"EADDRINUSE"`. */
-  constructor(call: string, readonly code: string, text: string) {
+  /** The name of its `errno`: `"EADDRINUSE"`. */
+  readonly code: string;
+
+  /** Keeps the code, and says which call has failed. */
+  constructor(call: string, code: string, text: string) {
     super(`${call}: ${text}`);
     this.name = "LibcError";
+    this.code = code;
   }
 }
 
@@ -139,7 +143,7 @@ export class Libc implements Disposable {
   }
 
   /** The error of a call that has just failed. */
-  error(call: string, errno = this.#errno[0]): LibcError {
+  error(call: string, errno = this.#errno[0]!): LibcError {
     // Some errors have two names. Sockets use this one: EAGAIN, EOPNOTSUPP.
     const [code] =
       Object.entries(constants.errno).find(([name, number]) =>
@@ -163,8 +167,15 @@ export class Libc implements Disposable {
 
 /** A socket to ask the kernel about. A call that fails throws a `LibcError`. */
 export class LibcDescriptor {
-  /** Keeps the descriptor, which is -1 when it is closed. */
-  constructor(protected libc: Libc, public fd: number) {}
+  /** The descriptor, or -1 when it is closed. */
+  fd: number;
+  protected libc: Libc;
+
+  /** Takes a descriptor that is open. */
+  constructor(libc: Libc, fd: number) {
+    this.libc = libc;
+    this.fd = fd;
+  }
 
   /** `getsockname(2)`: the socket's own address. */
   getsockname(): SocketAddress {
@@ -193,7 +204,7 @@ export class LibcDescriptor {
     const value = new Int32Array(1);
     const length = new Uint32Array([4]);
     this.libc.call("getsockopt", this.fd, level, name, value, length);
-    return value[0];
+    return value[0]!;
   }
 
   /** `setsockopt(2)`. Throws a `RangeError` for other than 32-bit integers. */

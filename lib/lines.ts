@@ -59,7 +59,7 @@ export async function* readLines(
 }
 
 async function join(pieces: Uint8Array<ArrayBuffer>[]) {
-  return pieces.length === 1 ? pieces[0] : await new Blob(pieces).bytes();
+  return pieces.length === 1 ? pieces[0]! : await new Blob(pieces).bytes();
 }
 
 /** Lines of bytes, as an array has them, or as they come. */

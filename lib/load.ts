@@ -47,9 +47,9 @@ export interface LoadReport {
   /** How many came back in a second. */
   rate: number;
   /** How long half of the echoes took at most, in milliseconds. */
-  p50?: number;
+  p50: number | undefined;
   /** How long 99 of 100 echoes took at most. */
-  p99?: number;
+  p99: number | undefined;
   /** When the echoes of the clients were compared. */
   when: string;
   /** How many clients had no echo at all then. */
@@ -122,8 +122,8 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
   // This side's loop also prefers some connections. Here the gate is before the
   // read. While an echo waits for its turn, the server already has the message.
   const gate = noGate ? null : new ReadGate();
-  const talk = async (number: number) => {
-    using conn = await connections[number];
+  const talk = async (connecting: Promise<Deno.TcpConn>, number: number) => {
+    using conn = await connecting;
     stop.signal.throwIfAborted();
     stop.signal.addEventListener("abort", () => conn[Symbol.dispose]());
     const read = (p: Uint8Array) => {
@@ -141,7 +141,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
       if (await readFull({ read }, echo) !== null) return;
       throw new Deno.errors.UnexpectedEof("read failed!: End of stream");
     };
-    while (part(echoes[number]) < 1) {
+    for (let count = 0; part(count) < 1;) {
       // A new message each time, so that an old echo is not taken for a new
       // one.
       let state = sent++;
@@ -153,7 +153,7 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
       await Promise.all([writeFull(conn, message), readEcho()]);
       end = performance.now();
       latencies.push(end - sentAt);
-      echoes[number]++;
+      echoes[number] = ++count;
       if (words.some((word, i) => word !== echoWords[i])) corrupted++;
       onProgress?.(part(latencies.length / clients));
     }
@@ -163,11 +163,13 @@ export async function putLoad(options: LoadOptions): Promise<LoadReport> {
     if (await read(echo) !== null) corrupted++;
   };
 
-  await Promise.all(echoes.map((_, number) =>
-    talk(number).catch((reason) => {
-      error ??= reason;
-    })
-  ));
+  await Promise.all(
+    connections.map((connecting, number) =>
+      talk(connecting, number).catch((reason) => {
+        error ??= reason;
+      })
+    ),
+  );
   clearTimeout(timer);
   const all = isTimed ? sent : clients * messages;
   const sorted = Float64Array.from(latencies).sort();

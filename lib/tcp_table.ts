@@ -84,10 +84,16 @@ export async function readTcpTable(): Promise<TcpRow[]> {
  * ```
  */
 export function parseTcpTable(text: string): TcpRow[] {
-  return Array.from(text.matchAll(/^ *\d+: (.+)/gm), ([, line]) => {
-    const [local, remote, ...numbers] = line.split(" ");
-    const [state, sendQueue, receiveQueue, timer, when, retransmits] = numbers
-      .flatMap((it) => it.split(":")).map((hex) => parseInt(hex, 16));
+  return Array.from(text.matchAll(/^ *\d+: (.+)/gm), ([, line = ""]) => {
+    const [local = "", remote = "", ...numbers] = line.split(" ");
+    const [
+      state = 0,
+      sendQueue = 0,
+      receiveQueue = 0,
+      timer = 0,
+      when = 0,
+      retransmits = 0,
+    ] = numbers.flatMap((it) => it.split(":")).map((hex) => parseInt(hex, 16));
     const kind = TIMERS[timer - 1];
     return {
       local: toAddress(local),
@@ -104,7 +110,7 @@ export function parseTcpTable(text: string): TcpRow[] {
 
 /** The kernel prints addresses as 32-bit numbers of this host's byte order. */
 function toAddress(text: string) {
-  const [host, port] = text.split(":");
+  const [host = "", port = ""] = text.split(":");
   const words = host.match(/.{8}/g)!.map((word) => parseInt(word, 16));
   const bytes = new Uint8Array(new Uint32Array(words).buffer);
   const groups = bytes.toHex().match(/.{4}/g)!.join(":");
@@ -166,7 +172,7 @@ export async function cat(path: string, ...more: string[]): Promise<string> {
   const { code, stdout, stderr } = await command.output();
   const decoder = new TextDecoder();
   // It says "cat: /nowhere: No such file or directory", and goes on.
-  const [said] = decoder.decode(stderr).split("\n");
+  const [said = ""] = decoder.decode(stderr).split("\n");
   const isRead = code === 0 || more.some((it) => said.includes(it));
   if (isRead && stdout.length > 0) return decoder.decode(stdout);
   const reason = said.split(": ").at(-1) || `exit code ${code}`;

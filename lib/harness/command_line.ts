@@ -96,16 +96,17 @@ export function parseCommandLine(
   argv: string[],
 ): CommandLine {
   const names = Object.keys(modes);
-  const isNamed = names.includes(argv[0]);
-  const name = isNamed ? argv[0] : names[0];
-  const flags = flagsOf(modes[name]);
+  const isNamed = names.includes(argv[0] ?? "");
+  const name = isNamed ? argv[0]! : names[0]!;
+  const mode = modes[name]!;
+  const flags = flagsOf(mode);
   const given: Record<string, unknown> = {};
   // A parser would read `--port -1` as two options, and `--child 1` as one. So
   // it gets `--port=-1`, and no flags.
   const words: string[] = [];
   const rest = isNamed ? argv.slice(1) : [...argv];
   for (let word; (word = rest.shift()) !== undefined;) {
-    const [, flag, value] = word.match(/^--([^=]+)(=[^]*)?$/) ?? [];
+    const [, flag = "", value] = word.match(/^--([^=]+)(=[^]*)?$/) ?? [];
     const usual = flag === "help" ? false : flags.get(flag)?.default;
     if (word === "--") {
       words.push(word, ...rest.splice(0));
@@ -127,9 +128,9 @@ export function parseCommandLine(
   const string = ["_", ...flags.keys()];
   Object.assign(given, parseArgs(words, { string, boolean: ["h"] }));
 
-  const args = given._ as string[];
-  const help = Boolean(given.help || given.h);
-  const { operands = [] } = modes[name];
+  const { _, h, help = h } = given;
+  const args = _ as string[];
+  const { operands = [] } = mode;
   if (Array.isArray(operands) && !help) {
     for (const flag of operands.slice(0, args.length)) {
       if (flag in given) throw new UsageError(`${flag} given twice`);
@@ -145,7 +146,7 @@ export function parseCommandLine(
   for (const [flag, option] of flags) {
     values[option.key] = valueOf(flag, option, given[flag]);
   }
-  return { name, help, values, args };
+  return { name, help: help === true, values, args };
 }
 
 const quote = (text: unknown) => JSON.stringify(text);

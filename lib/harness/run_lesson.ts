@@ -123,7 +123,7 @@ export async function runLesson(
       return await end(0);
     }
     ({ name, values } = parsed);
-    const mode = modes[name];
+    const mode = modes[name]!;
     const interrupt = (code: number) => {
       if (stop.signal.aborted) return; // Under `deno task` it arrives twice.
       stop.abort();
@@ -139,7 +139,8 @@ export async function runLesson(
     if (Deno.build.os !== "windows") {
       Deno.addSignalListener("SIGTERM", () => interrupt(143));
     }
-    if (values.child) {
+    const { child } = values;
+    if (child) {
       // A child ends when its parent closes the child's standard input, or is
       // killed.
       Deno.stdin.readable.pipeTo(new WritableStream())

@@ -42,21 +42,21 @@ export function formatTable(
 ): string {
   const table = [head, ...rows].map((cells) => cells.map(String));
   const widths = head.map((_, column) =>
-    Math.max(...table.map((cells) => widthOf(cells[column])))
+    Math.max(...table.map((cells) => widthOf(cells[column] ?? "")))
   );
   const isNumeric = head.map((_, column) =>
     rows.every((cells) => typeof cells[column] === "number")
   );
   const lines = table.map((cells) =>
     cells.map((cell, column) => {
-      const spaces = " ".repeat(widths[column] - widthOf(cell));
+      const spaces = " ".repeat(widths[column]! - widthOf(cell));
       return isNumeric[column] ? spaces + cell : cell + spaces;
     }).join("  ").trimEnd()
   );
   if (lines.some((line) => widthOf(line) > columns)) {
     return table.slice(1).map((cells) => listCells(head, cells)).join("\n\n");
   }
-  if (color) lines[0] = bold(lines[0]);
+  if (color) lines[0] = bold(lines[0]!);
   return lines.slice(hasHead ? 0 : 1).join("\n");
 }
 

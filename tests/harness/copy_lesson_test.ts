@@ -13,6 +13,20 @@ const SOURCES = [
   "lib/libc_socket.ts",
 ];
 
+/** What a project may ask of all its code, beyond Deno's own `strict`. */
+const STRICT = Object.fromEntries([
+  "erasableSyntaxOnly",
+  "exactOptionalPropertyTypes",
+  "noFallthroughCasesInSwitch",
+  "noImplicitOverride",
+  "noImplicitReturns",
+  "noPropertyAccessFromIndexSignature",
+  "noUncheckedIndexedAccess",
+  "noUnusedLocals",
+  "noUnusedParameters",
+  "verbatimModuleSyntax",
+].map((option) => [option, true]));
+
 /** Runs `deno task copy` with exactly its flags. */
 function copy(...args: string[]) {
   const flags = ["--allow-read", "--allow-write", "--allow-run=deno"];
@@ -78,7 +92,8 @@ Deno.test("copies stand alone", async () => {
     });
 
     const all = ["lessons", "lib", "functions"];
-    await Deno.writeTextFile(`${folder}/project.json`, "{}");
+    const project = JSON.stringify({ compilerOptions: STRICT });
+    await Deno.writeTextFile(`${folder}/project.json`, project);
     for (const [path, text] of texts) namesNoOtherFile(path, text);
     await forEach([
       () => typeCheck(folder),
@@ -111,7 +126,8 @@ async function typeCheck(folder: string) {
   assertMatch(text, pinned);
   assert(!text.includes('"npm:'));
   const all = ["lessons", "lib", "functions", "jsr"];
-  await succeeds(folder, "check", "--import-map=map.json", ...all);
+  const options = ["--config=project.json", "--import-map=map.json"];
+  await succeeds(folder, "check", ...options, ...all);
 }
 
 async function importFunctions(folder: string, copies: string) {

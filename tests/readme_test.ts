@@ -128,25 +128,29 @@ Deno.test("README's deno task commands are there, and copy copies", async () => 
   for (const [, task] of named) assert(task in tasks, task);
   for (const task of ["demo", "test", "copy"]) assert(task in tasks, task);
 
-  const copies = blocks("sh").join("").split("\n")
+  const commands = blocks("sh").join("").split("\n")
     .filter((line) => line.startsWith("deno task copy "));
-  assert(copies.length >= 2);
+  assert(commands.length >= 2);
   const folder = await Deno.makeTempDir();
-  for (const command of copies) {
-    const [, , , name, path] = command.split(" ");
-    const out = path.split("/").at(-1);
-    const args = ["task", "copy", name, `${folder}/${out}`];
+  const sizes: Record<string, number> = {};
+  const linesOf = (text: string) => text.split("\n").length - 1;
+  for (const command of commands) {
+    const [, , , name, path, ...options] = command.split(" ");
+    const out = path.split("/").at(-1)!;
+    const args = ["task", "copy", name, `${folder}/${out}`, ...options];
     assertEquals((await runDeno(args)).code, 0);
     const text = await Deno.readTextFile(`${folder}/${out}`);
     assert(text.includes(`// Copied from `), command);
+    sizes[out] = linesOf(text);
   }
   await Deno.remove(folder, { recursive: true });
 
-  const [, lines] = README.match(/Lesson 01\s+is\s+a file of (\d+) lines/)!;
-  const functions = await copyLesson("lessons/01_tcp_hello.ts", {
-    functions: true,
-  });
-  assertEquals(functions.split("\n").length - 1, Number(lines));
+  const said = README.matchAll(/is\s+a\s+file\s+of\s+(\d+) lines/g);
+  const program = linesOf(await copyLesson("lessons/01_tcp_hello.ts"));
+  assertEquals(
+    Array.from(said, ([, lines]) => Number(lines)),
+    [sizes["server.ts"], sizes["hello.ts"], program],
+  );
 });
 
 Deno.test("README lists every lesson, and the flags it needs", () => {

@@ -28,11 +28,15 @@ const SPECIFIER = /(?:type )?(\w+)(?: as (\w+))?,?/g;
 const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
 const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
 const COMMENT = /^ *\/\*\*[^]*?\*\/|(?:^| )\/\/ .*/gm;
+/** A string without names; in a template, what stands between quotes may be. */
+const STRING = /"(?:[^"\\\n$`]|\\.)*"/g;
 /** A name that may stand for a declaration: no member's, but `...name`. */
 const NAME = /(?<![\w$]|(?<!\.\.)\.)[a-z_$][\w$]*/gi;
 /** A declaration, with the comments above it and the empty lines below it. */
 const DECLARATION =
   /(?:^(?:\/\*[^]*?\*\/|\/\/.*)\n+)*^[^\s})\]>/].*\n(?:(?:[ })\]>].*)?\n)*/gm;
+const EXPORTED =
+  /^export (?:async )?(?:const|function\*?|class|interface|type) (\w+)/gm;
 const DECLARED =
   /^(?:export )?(?:async )?(?:const|let|function\*?|class|interface|type) ([\w$]+|\[[^\]]+\])/m;
 
@@ -44,6 +48,8 @@ export interface CopyOptions {
   jsr?: boolean;
   /** Leaves out `demo` and the command line of a lesson that has more. */
   functions?: boolean;
+  /** Takes these functions only, and what they need. */
+  only?: string[];
 }
 
 /**
@@ -51,6 +57,7 @@ export interface CopyOptions {
  *
  * @param path The lesson or module, as {@linkcode findSource} finds it.
  * @returns The text of the file, formatted.
+ * @throws {UsageError} If a function is wanted that it does not have.
  * @throws {Error} `fork failed!` if `deno` cannot be run.
  *
  * @example
@@ -63,12 +70,12 @@ export interface CopyOptions {
  */
 export async function copyLesson(
   path: string,
-  { fileName = fileNameOf(path), jsr = false, functions = false }: CopyOptions =
-    {},
+  options: CopyOptions = {},
 ): Promise<string> {
+  const { fileName = fileNameOf(path), jsr = false, only = [] } = options;
+  const { functions = only.length > 0 } = options;
   const source = readModule(path);
-  const isLesson = path.startsWith("lessons/"); // All of lib can be imported.
-  const copied = functions && isLesson ? functionsOf(source) : source;
+  const copied = functions ? functionsOf(source, only) : source;
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -202,26 +209,35 @@ function readModule(path: string): Source {
   return { path, header, imports, renamed, code: rest.slice(header.length) };
 }
 
-/** A lesson's functions, without its command line and its demo. */
-function functionsOf(lesson: Source): Source {
-  let [code] = lesson.code.split(MAIN);
-  const exported = code.matchAll(/^export .*?(?:function|class) (\w+)/gm);
-  const names = Array.from(exported, ([, name]) => name)
+/** The functions of a lesson, or of a module of lib, and what they use. */
+function functionsOf(source: Source, only: string[]): Source {
+  const [program] = source.code.split(MAIN);
+  const names = Array.from(program.matchAll(EXPORTED), ([, name]) => name)
     .filter((name) => name !== "demo");
-  if (names.length > 0) { // Otherwise only the demo could be copied.
-    const declarations = declarationsOf({ ...lesson, code });
-    const parts = names.map((name) => declarationsFor(name, declarations))
-      // A function that starts its own file as a process needs a command line.
-      .filter((texts) => !texts.join().includes("import.meta"));
-    const kept = new Set(parts.flat());
-    code = [...new Set(declarations.values())]
-      .filter((text) => kept.has(text)).join("");
+  const declarations = names.length > 0
+    ? declarationsOf({ ...source, code: program })
+    : new Map([["demo", program]]); // The demo is all there is.
+  const functions = new Map(
+    (names.length > 0 ? names : ["demo"])
+      .map((name) => [name, declarationsFor(name, declarations)] as const)
+      // What starts its own file as a process needs a command line.
+      .filter(([_, texts]) => !texts.join().includes("import.meta")),
+  );
+  const known = [...functions.keys()];
+  const unknown = only.find((name) => !known.includes(name));
+  if (unknown !== undefined) {
+    const what = `no function ${JSON.stringify(unknown)} in ${source.path}`;
+    throw new UsageError(`${what}, there are ${known.join(", ")}`);
   }
+  const wanted = only.length > 0 ? only : known;
+  const kept = new Set(wanted.flatMap((name) => functions.get(name)!));
+  const code = [...new Set(declarations.values())]
+    .filter((text) => kept.has(text)).join("");
   const used = namesIn(code);
   return {
-    ...lesson,
-    header: lesson.header.replaceAll(/^ \* @run .*\n/gm, ""),
-    imports: new Map([...lesson.imports].filter(([name]) => used.has(name))),
+    ...source,
+    header: source.header.replaceAll(/^ \* @run .*\n/gm, ""),
+    imports: new Map([...source.imports].filter(([name]) => used.has(name))),
     code,
   };
 }
@@ -239,9 +255,10 @@ function declarationsFor(
   return found;
 }
 
-/** Each name in the code of a text, without those in its comments. */
+/** Each name in the code of a text: not those in its comments and strings. */
 function namesIn(text: string): Set<string> {
-  const names = text.replaceAll(COMMENT, "").matchAll(NAME);
+  const code = text.replaceAll(COMMENT, "").replaceAll(STRING, '""');
+  const names = code.matchAll(NAME);
   return new Set(Array.from(names, ([name]) => name));
 }
 
@@ -350,6 +367,7 @@ if (import.meta.main) {
     help: "import the standard library from JSR, pinned",
   };
   const functions = { default: false, help: "only what can be imported" };
+  const only = { default: "", help: "only these functions: server,client" };
   const force = { default: false, help: "write over a file that exists" };
 
   await runLesson(
@@ -359,9 +377,9 @@ if (import.meta.main) {
       copy: {
         help: "the name of a lesson or module, and where to write it",
         flags: ["--allow-read", "--allow-write", "--allow-run=deno"],
-        options: { jsr, functions, force },
+        options: { jsr, functions, only, force },
         operands: "NAME [OUT]",
-        async run({ args, jsr, functions, force, output, print }) {
+        async run({ args, jsr, functions, only, force, output, print }) {
           const [name, out, ...more] = args;
           if (name === undefined) throw new UsageError("which lesson?");
           if (more.length > 0) {
@@ -382,7 +400,8 @@ if (import.meta.main) {
           const text = await copyLesson(path, {
             fileName: fileNameOf(file),
             jsr,
-            functions,
+            only: only.split(",").map((it) => it.trim()).filter(Boolean),
+            ...functions && { functions },
           });
           const bytes = new TextEncoder().encode(text);
           const say = out === undefined ? console.error : print;

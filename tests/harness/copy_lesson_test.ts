@@ -13,6 +13,17 @@ const SOURCES = [
   "lib/libc_socket.ts",
 ];
 
+/** Modules, and functions of each one that are copied without the others. */
+const ONLY = [
+  ["lessons/02_tcp_echo.ts", "client"],
+  ["lessons/06_udp_echo.ts", "server"],
+  ["lessons/10_framing.ts", "readFrame", "writeFrame"],
+  ["lessons/12_concurrent_echo.ts", "server"],
+  ["lessons/14_dead_peers.ts", "heartbeat"],
+  ["lib/full_io.ts", "writeFull"],
+  ["lib/libc_socket.ts", "openLibc"],
+];
+
 /** What a project may ask of all its code, beyond Deno's own `strict`. */
 const STRICT = Object.fromEntries([
   "erasableSyntaxOnly",
@@ -75,7 +86,7 @@ const linesOf = (text: string) => text.split("\n").length - 1;
 
 Deno.test("copies stand alone", async () => {
   await withFolder(async (folder) => {
-    for (const name of ["lessons", "lib", "jsr", "functions"]) {
+    for (const name of ["lessons", "lib", "jsr", "functions", "only"]) {
       await Deno.mkdir(`${folder}/${name}`);
     }
     const texts = new Map<string, string>();
@@ -90,8 +101,14 @@ Deno.test("copies stand alone", async () => {
       assert(!/import\.meta|^ \* @run /m.test(text), lesson);
       await Deno.writeTextFile(`${folder}/functions/${lesson}`, text);
     });
+    await forEach(ONLY, async ([path, ...only]) => {
+      const text = await copyLesson(path, { only });
+      const file = path.replace(/^\w+/, "only");
+      texts.set(file, text);
+      await Deno.writeTextFile(`${folder}/${file}`, text);
+    });
 
-    const all = ["lessons", "lib", "functions"];
+    const all = ["lessons", "lib", "functions", "only"];
     const project = JSON.stringify({ compilerOptions: STRICT });
     await Deno.writeTextFile(`${folder}/project.json`, project);
     for (const [path, text] of texts) namesNoOtherFile(path, text);
@@ -125,7 +142,7 @@ async function typeCheck(folder: string) {
   const pinned = /^import .* from "jsr:@std\/\w+@\d+\.\d+\.\d+\/.*";$/m;
   assertMatch(text, pinned);
   assert(!text.includes('"npm:'));
-  const all = ["lessons", "lib", "functions", "jsr"];
+  const all = ["lessons", "lib", "functions", "only", "jsr"];
   const options = ["--config=project.json", "--import-map=map.json"];
   await succeeds(folder, "check", ...options, ...all);
 }
@@ -304,6 +321,22 @@ Deno.test("copyLesson() takes the functions only, if it is asked to", async () =
   assert(!/import\.meta|@run|runLesson/.test(order));
 });
 
+Deno.test("copyLesson() takes only the functions that are named", async () => {
+  const text = await copyLesson("lessons/02_tcp_echo.ts", { only: ["client"] });
+  // The word server stands in it too: in comments, and in a string.
+  assert(text.includes('encode("from server ")'));
+  const names = text.matchAll(/^(?:export )?(?:async )?function (\w+)/gm);
+  const declared = Array.from(names, ([, name]) => name);
+  assertEquals(declared.slice(0, 2), ["client", "readEcho"]);
+  for (const name of ["server", "demo", "isConnectionLost", "announce"]) {
+    assert(!declared.includes(name), name);
+  }
+  const { stdout } = await copy("full_io", "--only", "writeFull, Reader");
+  assertMatch(stdout, /^export async function writeFull\(/m);
+  assertMatch(stdout, /^export interface Reader /m);
+  assert(!stdout.includes("function readFull"));
+});
+
 Deno.test("findSource() takes a name in every form", () => {
   for (
     const [name, path] of [
@@ -412,6 +445,10 @@ Deno.test("copy refuses what it does not understand", async () => {
     [[], "which lesson?"],
     [["nothing", "x.ts"], 'no lesson or module "nothing"'],
     [["lines", "a.ts", "b"], 'unexpected argument "b"'],
+    [["02", "--only", "nothing"], 'no function "nothing" in lessons/02_tcp'],
+    [["03", "--only", "x"], 'no function "x" in lessons/03_addresses.ts'],
+    // This demo needs a command line, to start its server.
+    [["01", "--only", "client,demo"], 'no function "demo" in lessons/01_tcp'],
     // A flag takes no value, and so no operand either.
     [["lines", "a.ts", "--force", "true"], 'unexpected argument "true"'],
   ];

@@ -449,7 +449,6 @@ if (import.meta.main) {
         ...common.server,
         udp: { default: false, help: "datagrams, many in one system call" },
       },
-      show: "trace", // stage
       run: server,
     },
   });

@@ -30,7 +30,7 @@ const deno = (script: string, ...flags: string[]) => [
 ];
 const lesson = (name: string, flags: string[], ...options: string[]) => [
   ...deno(`../../lessons/${name}.ts`, ...flags),
-  ...["server", "--host=127.0.0.1", "--port=0", "--quiet", "--child"],
+  ...["server", "--host=127.0.0.1", "--port=0", "--child"],
   ...options,
 ];
 const lesson12 = (...options: string[]) =>

@@ -170,7 +170,7 @@ for (const target of [...TARGETS, EPOLL]) {
       "server",
       "--host=127.0.0.1",
       "--port=0",
-      "--quiet",
+      ...target === EPOLL ? [] : ["--quiet"], // It has no trace.
       ...target.args,
     ]);
     const port = await process.port();

@@ -1,5 +1,6 @@
 /**
- * Copies a lesson, or a module of lib, with all that it needs, into one file.
+ * Copies a lesson, a module of lib, or the trace, with all that it needs, into
+ * one file.
  *
  *     deno task copy 02_tcp_echo echo.ts
  *
@@ -15,6 +16,8 @@ import jsrMap from "../jsr_imports.json" with { type: "json" };
 
 const ROOT = new URL("../../", import.meta.url);
 const ORIGIN = "Linux sockets in Deno";
+/** What others load before their own programs. */
+const TRACE = "lib/harness/trace.ts";
 const LICENSE = `Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`;
 
 // The patterns rely on `deno fmt`: what begins at the left edge is a declaration
@@ -88,9 +91,10 @@ export async function copyLesson(
     // These are about the repository: its files, its tasks, its traces.
     .replaceAll(/^ \* @see .*\n/gm, "")
     .replace(/^ \* Try it:\n(?: \* .+\n)+(?: \*\n)?/m, "");
-  // The lesson is what one reads first. Only its end runs at once: this has to
-  // stand after the parts that it uses.
-  const [body, main = ""] = copied.code.split(MAIN);
+  // The lesson is what one reads first. But what runs at once has to stand after
+  // the parts that it uses: the lesson's end, and all of the trace.
+  const { code } = copied;
+  const [body = "", main = ""] = path === TRACE ? ["", code] : code.split(MAIN);
   return await format([
     imports.some((it) => /"(npm|jsr):/.test(it))
       ? "// deno-lint-ignore-file no-import-prefix"
@@ -123,7 +127,7 @@ export function findSource(name: string): string {
     Array.from(Deno.readDirSync(new URL(folder, ROOT)), (it) => it.name)
       .filter((file) => file.endsWith(".ts"))
       .map((file) => `${folder}/${file}`).toSorted()
-  );
+  ).concat(TRACE);
   const names = paths.map((path) => fileNameOf(path).slice(0, -3));
   const wanted = name.replace(/^\.\//, "").replace(/\.ts$/, "");
   const found = [
@@ -375,7 +379,7 @@ if (import.meta.main) {
     "Copies a lesson, or a module of lib, into one file",
     {
       copy: {
-        help: "the name of a lesson or module, and where to write it",
+        help: "a lesson, a module of lib, or trace, and where to write it",
         flags: ["--allow-read", "--allow-write", "--allow-run=deno"],
         options: { jsr, functions, only, force },
         operands: "NAME [OUT]",

@@ -30,13 +30,13 @@ export interface SocketCall {
   /** Whether it was called from `lib/`, and the program's line is not known. */
   isOfLib: boolean;
   /** For UDP: which datagram was sent or received. */
-  datagram?: {
+  datagram?: undefined | {
     /** The port that it went out from. */
     from: number;
     /** The port that it was sent to. */
     to: number;
     /** Its number, where this process received it, or now passes it on. */
-    id?: number;
+    id?: number | undefined;
   };
 }
 
@@ -45,9 +45,9 @@ type Any = any;
 type Conn = Deno.Conn<Deno.Addr>;
 
 /** Where `writeFull` and the like are: their caller is the program. */
-const LIB = new URL("../", import.meta.url).href;
+const LIB = import.meta.url.replace(/harness\/socket_calls\.ts$/, "");
 /** It plays the network: none of its calls is the program's. */
-const RELAY = new URL("../relay.ts", import.meta.url).href;
+const RELAY = `${LIB}relay.ts`;
 const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the program.
 
 /**
@@ -335,7 +335,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
 interface TellOptions {
   at?: number;
   toPeer?: boolean;
-  datagram?: () => SocketCall["datagram"];
+  datagram?: undefined | (() => SocketCall["datagram"]);
 }
 
 /** What a traced stream needs of its watcher. */
@@ -454,7 +454,7 @@ function here(): Place {
 
   const frames = Array.from(
     stack.matchAll(/^ *at (?:async )?(?:(.+?) \()?(\w+:.+?):(\d+):\d+\)?$/gm),
-    ([, name = "", url, line]) => ({
+    ([, name = "", url = "", line]) => ({
       url,
       line: Number(line),
       function: name.replace(/ \[as .*\]$/, "").replace(/.*\./, ""),

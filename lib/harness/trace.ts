@@ -2,9 +2,9 @@
  * Traces the socket calls of a Deno program, any program, on standard error: an
  * strace(1) in the words of Deno.
  *
- *     deno run --preload lib/harness/trace.ts --allow-net any_program.ts
+ * @run deno run --preload lib/harness/trace.ts --allow-net any_program.ts
  *
- * prints for each call the file, line and function of the program, as the
+ * For each call it prints the file, line and function of the program, as the
  * tutorial's `printf("%s(%d):%s\n", __FILE__, __LINE__, __FUNCTION__)`, and
  * what came of it:
  *
@@ -22,6 +22,4 @@ watchSocketCalls(({ file, line, function: name, what }) =>
 );
 
 /** Waits until all is written that is traced so far, if somebody reads it. */
-export function flushTrace(): Promise<void> {
-  return lines.flush();
-}
+export const flushTrace = (): Promise<void> => lines.flush(); // stage

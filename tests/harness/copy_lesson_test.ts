@@ -101,6 +101,9 @@ Deno.test("copies stand alone", async () => {
       assert(!/import\.meta|^ \* @run /m.test(text), lesson);
       await Deno.writeTextFile(`${folder}/functions/${lesson}`, text);
     });
+    const trace = await copyLesson("lib/harness/trace.ts");
+    await Deno.writeTextFile(`${folder}/lib/trace.ts`, trace);
+    texts.set("lib/trace.ts", trace);
     await forEach(ONLY, async ([path, ...only]) => {
       const text = await copyLesson(path, { only });
       const file = path.replace(/^\w+/, "only");
@@ -117,6 +120,7 @@ Deno.test("copies stand alone", async () => {
       () => succeeds(folder, "fmt", "--check", ...all),
       // In a project, and a configuration makes one, a rule more is on.
       () => succeeds(folder, "lint", "--config=project.json", ...all),
+      () => traceProgram(folder),
       () => importFunctions(folder, "lessons"),
       () => importFunctions(folder, "functions"),
       () => forEach(SERVING, (it) => serve(folder, ...it)),
@@ -145,6 +149,32 @@ async function typeCheck(folder: string) {
   const all = ["lessons", "lib", "functions", "only", "jsr"];
   const options = ["--config=project.json", "--import-map=map.json"];
   await succeeds(folder, "check", ...options, ...all);
+}
+
+/** Beside a program, as the original is beside others: both say the same. */
+async function traceProgram(folder: string) {
+  await Deno.mkdir(`${folder}/traced`);
+  await Deno.copyFile(`${folder}/lib/trace.ts`, `${folder}/traced/trace.ts`);
+  await Deno.writeTextFile(
+    `${folder}/traced/program.ts`,
+    `import { writeFull } from "../lib/full_io.ts";
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    using conn = await Deno.connect({ port: listener.addr.port });
+    await writeFull(conn, new TextEncoder().encode("hello"));`,
+  );
+  const traces = [
+    `${folder}/traced/trace.ts`,
+    `${ROOT.pathname}lib/harness/trace.ts`,
+  ]
+    .map(async (trace) => {
+      const flags = [`--preload=${trace}`, "--allow-net"];
+      const args = ["run", ...flags, "traced/program.ts"];
+      const { code, stderr } = await runDeno(args, folder);
+      return [code, stderr.replaceAll(/:\d+$/gm, ":PORT")];
+    });
+  const [[code, text], original] = await Promise.all(traces);
+  assertEquals([code, text], original);
+  assertMatch(String(text), /^program\.ts\(4\): write 5 of 5 bytes "hello"$/m);
 }
 
 async function importFunctions(folder: string, copies: string) {
@@ -350,6 +380,8 @@ Deno.test("findSource() takes a name in every form", () => {
       ["lib/full_io.ts", "lib/full_io.ts"],
       ["byte_order", "lib/byte_order.ts"],
       ["05_byte_order", "lessons/05_byte_order.ts"],
+      ["trace", "lib/harness/trace.ts"],
+      ["lib/harness/trace.ts", "lib/harness/trace.ts"],
     ]
   ) assertEquals(findSource(name), path);
   for (const name of ["nothing", "../deno", "lib/harness/child.ts", ""]) {

@@ -60,24 +60,26 @@ const UNPRINTABLE = /[\p{C}\u2028\u2029"\\]/gu;
 export function quoteBytes(data: Uint8Array, most = 16): string {
   let quoted = "";
   for (let start = 0; start < data.length;) {
-    const character = characterAt(data, start);
-    const bytes = character === undefined
-      ? data.subarray(start, start + 1)
-      : new TextEncoder().encode(character);
-    if (start > 0 && start + bytes.length > most) return `"${quoted}"...`;
-    quoted += character?.replace(UNPRINTABLE, escape) ?? escapeBytes(bytes);
-    start += bytes.length;
+    const lead = data[start]!;
+    const length = lead < 0xc2 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    const character = lead < 0x80
+      ? String.fromCharCode(lead)
+      : decodeCharacter(data.subarray(start, start + length));
+    const end = start + (character === undefined ? 1 : length);
+    if (start > 0 && end > most) return `"${quoted}"...`;
+    quoted += character?.replace(UNPRINTABLE, escape) ??
+      escapeBytes(data.subarray(start, end));
+    start = end;
   }
   return `"${quoted}"`;
 }
 
-/** The character that begins with this byte, if one does. */
-function characterAt(data: Uint8Array, start: number): string | undefined {
-  const lead = data[start]!;
-  const length = lead < 0xc2 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const STRICT_UTF_8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** The character that these bytes are, if they are one. */
+function decodeCharacter(bytes: Uint8Array): string | undefined {
   try {
-    return decoder.decode(data.subarray(start, start + length));
+    return STRICT_UTF_8.decode(bytes);
   } catch {
     return undefined;
   }
@@ -111,9 +113,10 @@ function escapeBytes(bytes: Uint8Array): string {
  * ```
  */
 export function describeError(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const message = error.message.replace(/ \(os error \d+\)$/, "")
+  const text = error instanceof Error ? error.message : error;
+  const message = String(text).replace(/ \(os error \d+\)/, "")
     .replace(/[\s\p{Cc}]+/gu, " ");
+  if (!(error instanceof Error)) return message;
   if (error.cause !== undefined) {
     return `${message}: ${describeError(error.cause)}`;
   }

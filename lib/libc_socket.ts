@@ -169,6 +169,7 @@ export class Libc implements Disposable {
 export class LibcDescriptor {
   /** The descriptor, or -1 when it is closed. */
   fd: number;
+  /** What its calls are made with. */
   protected libc: Libc;
 
   /** Takes a descriptor that is open. */

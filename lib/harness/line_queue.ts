@@ -1,21 +1,24 @@
 /**
- * Lines for standard error that never hold the program up.
+ * Lines for standard error that do not hold the program up while it runs.
  *
  * @module
  */
 
 import { patient } from "./patient.ts";
 
-/** How many lines may wait. */
-const MOST_LINES = 10_000;
+/** How many lines may wait for somebody to read. */
+const MOST_UNREAD = 10_000;
+/** How many may wait for the program to come to an `await`. */
+const MOST_LINES = 1_000_000;
 /** How long a write may take before we believe that nobody reads. */
 const PATIENCE = 200;
 
 /**
  * Writes lines to standard error. On a terminal each one is there before the
  * program goes on. A pipe that nobody reads may be full. So if it is not a
- * terminal, the lines wait in a queue, and those that do not fit into it are
- * counted.
+ * terminal, the lines wait in a queue. While nobody reads, those that do not fit
+ * into it are counted. Only the end of the program waits for the last lines to
+ * be read.
  */
 export class LineQueue {
   #waiting: string[] = [];
@@ -37,8 +40,11 @@ export class LineQueue {
   /** Writes a line, now or soon. */
   write(line: string): void {
     if (this.#isTerminal) return this.#writeSync(line + "\n");
-    if (this.#waiting.length >= MOST_LINES) this.#dropped++;
-    else if (!this.#isBroken) this.#waiting.push(line);
+    if (this.#isBroken) return;
+    const { length } = this.#waiting;
+    const isFull = length >= MOST_UNREAD && this.#isStuck();
+    if (isFull || length >= MOST_LINES) this.#dropped++;
+    else this.#waiting.push(line);
     this.#writing ??= this.#writeAll();
   }
 
@@ -77,7 +83,7 @@ export class LineQueue {
 
   /** Some of the lines that wait, and how many were lost after the last. */
   #take(): string {
-    const lines = this.#waiting.splice(0, 100);
+    const lines = this.#waiting.splice(0, 1000);
     if (this.#dropped > 0 && this.#waiting.length === 0) {
       lines.push(`trace: nobody read, ${this.#dropped} events were dropped`);
       this.#dropped = 0;

@@ -49,10 +49,14 @@ const LIB = import.meta.url.replace(/harness\/socket_calls\.ts$/, "");
 /** It plays the network: none of its calls is the program's. */
 const RELAY = `${LIB}relay.ts`;
 const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the program.
+/** Where `connect` and `send` go if no host is given. */
+const LOOPBACK_HOST = "127.0.0.1";
 
 /**
  * Watches all socket calls of this process from now on. The program behaves as
- * before: results, errors and their order are the same.
+ * before: results, errors and their order are the same. So all that is done
+ * here besides the call itself must not throw, and must not run code of the
+ * program.
  *
  * @param report Is told each call, before the program has its result.
  *
@@ -63,296 +67,282 @@ const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the progra
  * ```
  */
 export function watchSocketCalls(report: (call: SocketCall) => void): void {
-  const open = new Set<object>(); // Connections.
+  const known = new WeakSet<object>(); // Connections, but none of TLS.
+  const open = new Set<object>(); // Those that are not closed.
   let areSeveral = false; // Then each call names its connection.
+  const closed = new WeakSet<object>(); // Listeners, and sockets for datagrams.
+  /** What was received, to recognize it when it is passed on. */
+  const received = new WeakMap<object, number>();
+  let datagrams = 0;
 
-  /** Tells one call; `what` is asked only now, because it costs time. */
+  /** Tells one call. */
   function tell(
     place: Place,
-    what: string | (() => string),
+    what: () => string,
     { at = now(), toPeer = false, datagram }: TellOptions = {},
   ): void {
     try {
-      what = typeof what === "string" ? what : what();
       const more = datagram ? { datagram: datagram() } : {};
-      report({ at, ...place, what, toPeer, ...more });
+      report({ at, ...place, what: what(), toPeer, ...more });
     } catch {
       // A program must do the same when it is watched.
     }
   }
 
-  /** Watches a call that sends: its time is when it begins. */
-  function sending<T>(
-    place: Place,
+  /** Watches a call until it is done, and passes on what comes of it. */
+  function follow<T>(
     call: () => Promise<T>,
-    name: string,
-    done: (value: T) => string,
-    { isNothing, datagram }: {
-      isNothing?: (value: T) => boolean;
-      datagram?: TellOptions["datagram"];
-    } = {},
-  ): Promise<T> {
-    const at = now();
-    return call().then((value) => {
-      tell(place, () => `${name}${done(value)}`, {
-        at,
-        toPeer: !isNothing?.(value),
-        datagram,
-      });
-      return value;
-    }, (error) => {
-      tell(place, () => `${name}: ${describeError(error)}`, { at });
-      throw error;
-    });
-  }
-
-  /** Watches a call that waits: its time is when it returns. */
-  function waiting<T>(
-    place: Place,
-    result: Promise<T>,
     name: () => string,
     done: (value: T) => string,
+    { sends = false, isNothing, datagram }: {
+      sends?: boolean;
+      isNothing?: (value: T) => boolean;
+      datagram?: () => SocketCall["datagram"];
+    } = {},
   ): Promise<T> {
-    return result.then((value) => {
-      tell(place, () => done(value));
+    const place = here();
+    const at = sends ? now() : undefined;
+    return call().then((value) => {
+      const toPeer = sends && !isNothing?.(value);
+      tell(place, () => done(value), { at, toPeer, datagram });
       return value;
     }, (error) => {
-      tell(place, () => `${name()}: ${describeError(error)}`);
+      tell(place, () => `${name()}: ${describeError(error)}`, { at });
       throw error;
     });
   }
-
-  /** Replaces a method of a prototype, once, by one that keeps its name. */
-  function replace(
-    owner: Any,
-    key: string | symbol,
-    make: (original: Any) => (this: Any, ...args: Any[]) => unknown,
-  ): void {
-    const original = owner[key];
-    if (typeof original !== "function" || replaced.has(original)) return;
-    const replacement = make(original);
-    replaced.add(replacement);
-    for (const name of ["name", "length"] as const) {
-      Object.defineProperty(replacement, name, {
-        value: original[name],
-        configurable: true,
-      });
-    }
-    Object.defineProperty(owner, key, {
-      ...Object.getOwnPropertyDescriptor(owner, key),
-      value: replacement,
-    });
-  }
-  const replaced = new WeakSet<object>();
 
   /** `" 127.0.0.1:40980"` where that must be said. */
   function nameOf(conn: Conn): string {
     return areSeveral ? ` ${addressOf(conn.remoteAddr)}` : "";
   }
 
+  const prototypes = new WeakSet<object>();
+  /** Once for each, even if the program puts its own methods over ours. */
+  function watchOnce(
+    object: object,
+    key: string,
+    watch: (prototype: Any) => void,
+  ): void {
+    const prototype = ownerOf(object, key);
+    if (prototype === null || prototypes.has(prototype)) return;
+    prototypes.add(prototype);
+    watch(prototype);
+  }
+
   function watchConn(conn: Conn): void {
     if (open.size === 0) areSeveral = false;
     open.add(conn);
+    known.add(conn);
     areSeveral ||= open.size > 1;
-    const isPatched = replaced.has(conn.read);
-    if (isPatched) return;
-    const prototype = ownerOf(conn, "read");
+    watchOnce(conn, "read", (prototype) => {
+      watchCalls(prototype);
+      watchStreams(prototype, { known, open, nameOf, tell });
+    });
+    watchOnce(conn, "setNoDelay", (prototype) => { // Only TCP has it.
+      for (const key of ["setNoDelay", "setKeepAlive"]) {
+        replace(prototype, key, (set) =>
+          function (...args) {
+            const result = set.apply(this, args);
+            const value = args[0] === undefined || Boolean(args[0]);
+            tell(here(), () => `${key}${nameOf(this)} ${value}`);
+            return result;
+          });
+      }
+    });
+  }
+
+  function watchCalls(prototype: Any): void {
     replace(prototype, "read", (read) =>
-      function (buffer) {
-        const place = here();
-        return waiting<number | null>(
-          place,
-          read.call(this, buffer),
+      function (...args) {
+        const call = () => read.apply(this, args);
+        if (!known.has(this)) return call();
+        return follow<number | null>(
+          call,
           () => `read${nameOf(this)}`,
           (count) =>
             count === null
               ? `read${nameOf(this)}: end of stream`
-              : `read${nameOf(this)} ${bytes(buffer.subarray(0, count))}`,
+              : `read${nameOf(this)} ${bytes(args[0].subarray(0, count))}`,
         );
       });
     replace(prototype, "write", (write) =>
-      function (data) {
-        const place = here();
-        const quoted = quoteBehind(data);
-        return sending<number>(
-          place,
-          () => write.call(this, data),
-          `write${nameOf(this)}`,
-          (count) => ` ${count} of ${data.length} bytes${quoted}`,
-          { isNothing: (count) => count === 0 },
+      function (...args) {
+        const call = () => write.apply(this, args);
+        if (!known.has(this)) return call();
+        const [data] = args;
+        const quoted = quoteBehind(data); // It may be changed meanwhile.
+        const name = () => `write${nameOf(this)}`;
+        return follow<number>(
+          call,
+          name,
+          (count) => `${name()} ${count} of ${data.length} bytes${quoted}`,
+          { sends: true, isNothing: (count) => count === 0 },
         );
       });
     replace(prototype, "closeWrite", (closeWrite) =>
-      function () {
-        const place = here();
-        const name = `closeWrite${nameOf(this)}`;
-        return sending(place, () => closeWrite.call(this), name, () => "");
+      function (...args) {
+        const call = () => closeWrite.apply(this, args);
+        if (!known.has(this)) return call();
+        const name = () => `closeWrite${nameOf(this)}`;
+        return follow(call, name, name, { sends: true });
       });
     for (const key of ["close", Symbol.dispose]) {
       replace(prototype, key, (close) =>
         function (...args) {
           const at = now();
-          const name = `close${nameOf(this)}`;
+          const wasOpen = open.delete(this);
           const result = close.apply(this, args); // Throws if it was closed.
-          if (open.delete(this)) tell(here(), name, { at, toPeer: true });
+          const name = () => `close${nameOf(this)}`;
+          if (wasOpen) tell(here(), name, { at, toPeer: true });
           return result;
         });
     }
-    for (const key of ["setNoDelay", "setKeepAlive"]) {
-      const owner = ownerOf(conn, key);
-      if (owner === null) continue; // Only TCP has them.
-      replace(owner, key, (set) =>
-        function (...args) {
-          const result = set.apply(this, args);
-          tell(here(), `${key}${nameOf(this)} ${args[0] ?? true}`);
-          return result;
-        });
-    }
-    watchStreams(prototype, { open, nameOf, tell, sending });
   }
 
   function watchListener(listener: Deno.Listener): void {
-    const prototype = ownerOf(listener, "accept");
-    replace(prototype, "accept", (accept) =>
-      function () {
-        return waiting<Conn>(
-          here(),
-          accept.call(this),
-          () => "accept",
-          (conn) => {
-            watchConn(conn);
-            return `accept ${addressOf(conn.remoteAddr)}`;
-          },
-        );
-      });
-    const closed = new WeakSet();
-    for (const key of ["close", Symbol.dispose]) {
-      replace(prototype, key, (close) =>
+    watchOnce(listener, "accept", (prototype) => {
+      replace(prototype, "accept", (accept) =>
         function (...args) {
-          const result = close.apply(this, args);
-          if (!closed.has(this)) tell(here(), "close listener");
-          closed.add(this);
-          return result;
+          return follow<Conn>(
+            () => accept.apply(this, args),
+            () => "accept",
+            (conn) => {
+              watchConn(conn);
+              return `accept ${addressOf(conn.remoteAddr)}`;
+            },
+          );
         });
-    }
+      for (const key of ["close", Symbol.dispose]) {
+        replace(prototype, key, (close) =>
+          function (...args) {
+            const result = close.apply(this, args);
+            if (!closed.has(this)) tell(here(), () => "close listener");
+            closed.add(this);
+            return result;
+          });
+      }
+    });
   }
 
   function watchDatagrams(socket: Deno.DatagramConn): void {
-    const prototype = ownerOf(socket, "receive");
-    const closed = new WeakSet();
-    /** What was received, to recognize it when it is passed on. */
-    const received = new WeakMap<object, number>();
-    let count = 0;
-    replace(prototype, "receive", (receive) =>
-      function (...args) {
-        const place = here();
-        return receive.apply(this, args).then((value: Any) => {
-          const [data, from] = value;
-          const id = ++count;
-          received.set(data, id);
-          tell(place, () => `recvfrom ${addressOf(from)} ${bytes(data)}`, {
-            datagram: () => ({ from: from.port, to: this.addr.port, id }),
+    watchOnce(socket, "receive", (prototype) => {
+      replace(prototype, "receive", (receive) =>
+        function (...args) {
+          const place = here();
+          return receive.apply(this, args).then((value: Any) => {
+            const [data, from] = value;
+            const id = ++datagrams;
+            received.set(data, id);
+            tell(place, () => `recvfrom ${addressOf(from)} ${bytes(data)}`, {
+              datagram: () => ({ from: from.port, to: this.addr.port, id }),
+            });
+            return value;
+          }, (error: unknown) => {
+            // If its own close() has ended it, this is expected.
+            if (!closed.has(this)) {
+              tell(place, () => `recvfrom: ${describeError(error)}`);
+            }
+            throw error;
           });
-          return value;
-        }, (error: unknown) => {
-          // If its own close() has ended it, this is expected.
-          if (!closed.has(this)) {
-            tell(place, () => `recvfrom: ${describeError(error)}`);
-          }
-          throw error;
         });
-      });
-    replace(prototype, "send", (send) =>
-      function (data, to) {
-        const place = here();
-        const quoted = quoteBehind(data);
-        const id = received.get(data);
-        return sending<number>(
-          place,
-          () => send.call(this, data, to),
-          `sendto ${addressOf(to)}`,
-          (count) => ` ${count} of ${data.length} bytes${quoted}`,
-          { datagram: () => ({ from: this.addr.port, to: to.port, id }) },
-        );
-      });
-    replace(prototype, "close", (close) =>
-      function () {
-        const result = close.call(this);
-        closed.add(this);
-        tell(here(), "close");
-        return result;
-      });
+      replace(prototype, "send", (send) =>
+        function (...args) {
+          const [data, to] = args;
+          const quoted = quoteBehind(data);
+          const id = received.get(data);
+          const name = () => `sendto ${addressOf(to, LOOPBACK_HOST)}`;
+          return follow<number>(
+            () => send.apply(this, args),
+            name,
+            (count) => `${name()} ${count} of ${data.length} bytes${quoted}`,
+            {
+              sends: true,
+              datagram: () => ({ from: this.addr.port, to: to.port, id }),
+            },
+          );
+        });
+      replace(prototype, "close", (close) =>
+        function (...args) {
+          const result = close.apply(this, args);
+          closed.add(this);
+          tell(here(), () => "close");
+          return result;
+        });
+    });
   }
 
   /** Watches a call that opens a socket at once. */
-  const opens = (
-    name: string,
-    watch: (socket: Any) => void,
-    addressOfNew: (socket: Any) => Deno.Addr,
-  ) =>
-  (original: Any) =>
-    function (this: unknown, ...args: Any[]) {
-      const place = here();
-      try {
-        const socket = original.apply(this, args);
-        watch(socket);
-        tell(place, () => `${name} ${addressOf(addressOfNew(socket))}`);
-        return socket;
-      } catch (error) {
-        tell(
-          place,
-          () => `${name} ${addressOf(args[0])}: ${describeError(error)}`,
-        );
-        throw error;
-      }
-    };
-  replace(
-    Deno,
-    "listen",
-    opens("socket, bind, listen", watchListener, (it) => it.addr),
-  );
-  replace(
-    Deno,
-    "listenDatagram",
-    opens("socket, bind", watchDatagrams, (it) => it.addr),
-  );
+  const opens =
+    (name: string, watch: (socket: Any) => void) => (original: Any) =>
+      function (this: unknown, ...args: Any[]) {
+        const place = here();
+        try {
+          const socket = original.apply(this, args);
+          watch(socket);
+          tell(place, () => `${name} ${addressOf(socket.addr)}`);
+          return socket;
+        } catch (error) {
+          const tried = () => `${name} ${addressOf(args[0])}`;
+          tell(place, () => `${tried()}: ${describeError(error)}`);
+          throw error;
+        }
+      };
+  replace(Deno, "listen", opens("socket, bind, listen", watchListener));
+  replace(Deno, "listenDatagram", opens("socket, bind", watchDatagrams));
   replace(Deno, "connect", (connect) =>
     function (...args) {
-      const place = here();
-      return sending<Conn>(
-        place,
+      return follow<Conn>(
         () => connect.apply(this, args),
-        `socket, connect ${addressOf({ hostname: "127.0.0.1", ...args[0] })}`,
+        () => `socket, connect ${addressOf(args[0], LOOPBACK_HOST)}`,
         (conn) => {
           watchConn(conn);
-          return "";
+          return `socket, connect ${addressOf(conn.remoteAddr)}`;
         },
+        { sends: true },
       );
     });
+  replace(Deno, "startTls", (startTls) =>
+    function (...args) {
+      open.delete(args[0]); // From now on it belongs to another one.
+      return startTls.apply(this, args);
+    });
+}
+
+/** Replaces a method by one that keeps its name. */
+function replace(
+  owner: Any,
+  key: string | symbol,
+  make: (original: Any) => (this: Any, ...args: Any[]) => unknown,
+): void {
+  const original = owner[key];
+  if (typeof original !== "function") return;
+  const replacement = make(original);
+  for (const name of ["name", "length"] as const) {
+    Object.defineProperty(replacement, name, {
+      value: original[name],
+      configurable: true,
+    });
+  }
+  Object.defineProperty(owner, key, {
+    ...Object.getOwnPropertyDescriptor(owner, key),
+    value: replacement,
+  });
 }
 
 /** What is known of a call besides its name. */
 interface TellOptions {
-  at?: number;
+  at?: number | undefined;
   toPeer?: boolean;
   datagram?: undefined | (() => SocketCall["datagram"]);
 }
 
 /** What a traced stream needs of its watcher. */
 interface StreamWatcher {
+  known: WeakSet<object>;
   open: Set<object>;
   nameOf(conn: Conn): string;
-  tell(
-    place: Place,
-    what: string | (() => string),
-    options?: TellOptions,
-  ): void;
-  sending<T>(
-    place: Place,
-    call: () => Promise<T>,
-    name: string,
-    done: () => string,
-  ): Promise<T>;
+  tell(place: Place, what: () => string, options?: TellOptions): void;
 }
 
 /**
@@ -361,11 +351,11 @@ interface StreamWatcher {
  * for writing.
  */
 function watchStreams(prototype: Any, watcher: StreamWatcher): void {
-  const { open, nameOf, tell, sending } = watcher;
-  /** At their end Deno's streams close the connection. */
+  const { known, open, nameOf, tell } = watcher;
+  /** At their end, and after an error, Deno's streams close the connection. */
   const closedBy = (key: string, place: Place, conn: Conn, at = now()) => {
     if (!open.delete(conn)) return;
-    tell(place, `close, by ${key}`, { at, toPeer: true });
+    tell(place, () => `close${nameOf(conn)}, by ${key}`, { at, toPeer: true });
   };
   const getter = (key: string, make: (conn: Conn, stream: Any) => object) => {
     const original = Object.getOwnPropertyDescriptor(prototype, key)!;
@@ -374,37 +364,45 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       ...original,
       get(this: Conn) {
         const stream = original.get!.call(this); // Throws for another `this`.
-        const known = made.get(stream) ?? make(this, stream);
-        made.set(stream, known);
-        return known;
+        if (!known.has(this)) return stream;
+        const ours = made.get(stream) ?? make(this, stream);
+        made.set(stream, ours);
+        return ours;
       },
     });
   };
 
   getter("readable", (conn, stream: ReadableStream<Uint8Array>) => {
-    const place = here();
+    const gotten = here(); // pipeTo() reads where no line of the program is.
     const reader = stream.getReader({ mode: "byob" });
+    let isCancelled = false;
+    const name = () => `read${nameOf(conn)}`;
     return new ReadableStream({
       type: "bytes",
       autoAllocateChunkSize: 64 * 1024, // As Deno's own has it.
       async pull(controller) {
+        const place = here(gotten);
         const request = controller.byobRequest!;
         const { value, done } = await reader.read(request.view as Any)
           .catch((error) => {
-            tell(place, () => `read${nameOf(conn)}: ${describeError(error)}`);
+            tell(place, () => `${name()}: ${describeError(error)}`);
+            closedBy("readable", place, conn);
             throw error;
           });
         if (!done) {
-          tell(place, () => `read${nameOf(conn)} ${bytes(value)}`);
+          tell(place, () => `${name()} ${bytes(value)}`);
           return request.respondWithNewView(value as Any);
         }
-        tell(place, () => `read${nameOf(conn)}: end of stream`);
+        // A cancel() ends a read as well.
+        if (!isCancelled) tell(place, () => `${name()}: end of stream`);
         closedBy("readable", place, conn);
         controller.close();
         if (value) request.respondWithNewView(value as Any);
         else request.respond(0);
       },
       async cancel(reason) {
+        const place = here(gotten);
+        isCancelled = true;
         await reader.cancel(reason);
         closedBy("readable", place, conn);
       },
@@ -412,29 +410,43 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   });
 
   getter("writable", (conn, stream: WritableStream<Uint8Array>) => {
-    const place = here();
+    const gotten = here();
     const writer = stream.getWriter();
+    const end = async (call: () => Promise<void>) => {
+      const at = now();
+      const place = here(gotten);
+      await call();
+      closedBy("writable", place, conn, at);
+    };
     return new WritableStream<Uint8Array>({
+      start(controller) {
+        // In Deno 2.8 a write that fails resolves; the stream has its error.
+        writer.closed.catch((error) => controller.error(error));
+      },
       write(chunk) {
-        const size = chunk.byteLength;
+        const at = now();
+        const place = here(gotten);
+        const size = chunk?.byteLength;
         const quoted = quoteBehind(chunk);
-        return sending(
-          place,
-          () => writer.write(chunk),
-          `write${nameOf(conn)}`,
-          () => ` ${size} of ${size} bytes${quoted}`,
-        );
+        const name = () => `write${nameOf(conn)}`;
+        const failed = (error: unknown) => {
+          tell(place, () => `${name()}: ${describeError(error)}`, { at });
+          closedBy("writable", place, conn);
+        };
+        return writer.write(chunk).then(() => {
+          if (writer.desiredSize === null) {
+            writer.closed.catch(failed);
+            return;
+          }
+          const done = () => `${name()} ${size} of ${size} bytes${quoted}`;
+          tell(place, done, { at, toPeer: true });
+        }, (error) => {
+          failed(error);
+          throw error;
+        });
       },
-      async close() {
-        const at = now();
-        await writer.close();
-        closedBy("writable", place, conn, at);
-      },
-      async abort(reason) {
-        const at = now();
-        await writer.abort(reason);
-        closedBy("writable", place, conn, at);
-      },
+      close: () => end(() => writer.close()),
+      abort: (reason) => end(() => writer.abort(reason)),
     });
   });
 }
@@ -442,36 +454,72 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
 /** Where a call stands in the program. */
 type Place = Pick<SocketCall, "file" | "line" | "function" | "isOfLib">;
 
+/** The program may have another one. */
+const OwnError = Error;
+/** Usually the program's own line is among so many, and each one takes time. */
+const FEW_FRAMES = 6;
+const ALL_FRAMES = 50;
+
 /**
  * Finds the program's own line on the stack: the first one that is neither
  * Deno's, nor of a library, nor of `lib/`. The stack goes on after an `await`.
  */
-function here(): Place {
-  const { stackTraceLimit } = Error;
-  Error.stackTraceLimit = 50;
-  const stack = String(new Error().stack);
-  Error.stackTraceLimit = stackTraceLimit;
+function here(otherwise?: Place): Place {
+  let frames: (Place & { url: string })[] = [];
+  for (const limit of [FEW_FRAMES, ALL_FRAMES]) {
+    const lines = stackOf(limit).split("\n");
+    frames = lines.flatMap(frameOf);
+    const found = frames.find(({ url }) => url === RELAY) ??
+      frames.find(({ url, isOfLib, function: name }) =>
+        url.startsWith("file:") && !isOfLib &&
+        !url.includes("/node_modules/") && !HELPERS.includes(name)
+      );
+    if (found !== undefined) return placeOf(found);
+    if (lines.length <= limit) break; // These are all.
+  }
+  if (otherwise !== undefined) return otherwise;
+  const [first = { file: "", line: 0, function: "", isOfLib: false }] = frames;
+  return placeOf(first);
+}
 
-  const frames = Array.from(
-    stack.matchAll(/^ *at (?:async )?(?:(.+?) \()?(\w+:.+?):(\d+):\d+\)?$/gm),
-    ([, name = "", url = "", line]) => ({
-      url,
-      line: Number(line),
-      function: name.replace(/ \[as .*\]$/, "").replace(/.*\./, ""),
-    }),
-  ).filter(({ url }) => !/^(ext|node):/.test(url) && url !== import.meta.url);
-  const program = frames.find((frame) =>
-    frame.url.startsWith("file:") && !frame.url.startsWith(LIB) &&
-    !frame.url.includes("/node_modules/") && !HELPERS.includes(frame.function)
+const placeOf = ({ file, line, function: name, isOfLib }: Place): Place => (
+  { file, line, function: name, isOfLib }
+);
+
+/** The stack as V8 writes it, whatever the program has set for its own. */
+function stackOf(limit: number): string {
+  const ours = { stackTraceLimit: limit, prepareStackTrace: undefined };
+  const before = Object.keys(ours).map((key) =>
+    [key, Object.getOwnPropertyDescriptor(OwnError, key)] as const
   );
-  const found = frames.find(({ url }) => url === RELAY) ?? program ??
-    frames[0] ?? { url: "", line: 0, function: "" };
-  return {
-    file: decodeURIComponent(found.url.slice(found.url.lastIndexOf("/") + 1)),
-    line: found.line,
-    function: found.function,
-    isOfLib: found.url.startsWith(LIB),
-  };
+  try {
+    for (const [key, value] of Object.entries(ours)) {
+      Object.defineProperty(OwnError, key, { value, configurable: true });
+    }
+    return String(new OwnError().stack);
+  } catch { // It cannot be set: Error is frozen.
+    return "";
+  } finally {
+    for (const [key, descriptor] of before) {
+      if (descriptor) Reflect.defineProperty(OwnError, key, descriptor);
+      else Reflect.deleteProperty(OwnError, key);
+    }
+  }
+}
+
+/** A line of a stack, if it is not Deno's, not of this file, and not of eval. */
+function frameOf(text: string): (Place & { url: string })[] {
+  const [, name = "", url = "", line] = text
+    .match(/^ *at (?:async )?(?:(.+?) \()?(\w+:.+?):(\d+):\d+\)?$/) ?? [];
+  if (url === "" || url === import.meta.url) return [];
+  if (/^(ext|node):/.test(url) || name.includes("(eval at ")) return [];
+  return [{
+    url,
+    file: url.slice(url.lastIndexOf("/") + 1),
+    line: Number(line),
+    function: name.replace(/ \[as .*\]$/, "").replace(/^[\w$]+\.(?=.)/, ""),
+    isOfLib: url.startsWith(LIB),
+  }];
 }
 
 const now = () => performance.timeOrigin + performance.now();
@@ -485,20 +533,25 @@ const bytes = (data: Uint8Array) => `${data.length} bytes${quoteBehind(data)}`;
  * message.
  */
 function quoteBehind(data: unknown): string {
-  if (!(data instanceof Uint8Array) || data.length === 0) return "";
-  if (data[0] !== 0 || data.length < 4) return ` ${quoteBytes(data)}`;
-  const number = Array.from(
-    data.subarray(0, 4),
-    (byte) => byte.toString(16).padStart(2, "0"),
-  ).join(" ");
-  const rest = data.subarray(4);
-  return rest.length === 0 ? ` ${number}` : ` ${number} ${quoteBytes(rest)}`;
+  try {
+    if (!(data instanceof Uint8Array) || data.length === 0) return "";
+    if (data[0] !== 0 || data.length < 4) return ` ${quoteBytes(data)}`;
+    const number = Array.from(
+      data.subarray(0, 4),
+      (byte) => byte.toString(16).padStart(2, "0"),
+    ).join(" ");
+    const rest = data.subarray(4);
+    return rest.length === 0 ? ` ${number}` : ` ${number} ${quoteBytes(rest)}`;
+  } catch { // It only looks like an array of bytes.
+    return "";
+  }
 }
 
 /** Any kind of address of Deno's, in one word. */
-function addressOf(address: unknown): string {
-  const { path, hostname = "0.0.0.0", port } = Object(address);
+function addressOf(address: unknown, host = "0.0.0.0"): string {
+  const { path, cid, hostname = host, port } = Object(address);
   if (path !== undefined) return path ?? "unix";
+  if (cid !== undefined) return `${cid}:${port}`;
   return formatAddress({ hostname: String(hostname), port });
 }
 

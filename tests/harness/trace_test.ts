@@ -60,8 +60,10 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       /^program\.ts\(4\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
       /^program\.ts\(4\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
       /^program\.ts\(4\): read 127\.0\.0\.1:\d+: end of stream$/m,
-      /^program\.ts\(4\): close, by readable$/m,
+      /^program\.ts\(4\): close 127\.0\.0\.1:\d+, by readable$/m,
+      /^program\.ts\(9\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
       /^program\.ts\(7\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(14\): read 127\.0\.0\.1:\d+: end of stream$/m,
       /^program\.ts\(12\): closeWrite 127\.0\.0\.1:\d+$/m,
     ],
   },
@@ -88,8 +90,8 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       listener.close();`,
     trace: [
       /^program\.ts\(8\): read 127\.0\.0\.1:\d+ 2 bytes "\\x01\\x02"$/m,
-      /^program\.ts\(8\): close, by readable$/m,
-      /^program\.ts\(11\): close, by writable$/m,
+      /^program\.ts\(12\): close 127\.0\.0\.1:\d+, by readable$/m,
+      /^program\.ts\(11\): close 127\.0\.0\.1:\d+, by writable$/m,
       /^program\.ts\(14\): close 127\.0\.0\.1:\d+$/m,
     ],
   },
@@ -196,6 +198,131 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       await t(() => (l as any).return()); await t(() => l.accept());`,
     trace: [/^program\.ts\(4\): socket, connect 127\.0\.0\.1:undefined: .+$/m],
   },
+  "streams that end by a reset, and by the program": {
+    script: `
+      import net from "node:net";
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const { port } = listener.addr;
+      const client = net.connect(port, "127.0.0.1");
+      const conn = await listener.accept();
+      client.on("connect", () => client.resetAndDestroy());
+      const reader = conn.readable.getReader();
+      console.log(await reader.read().catch((e) => e.code));
+      try { conn.close(); } catch (error) { console.log(error.name); }
+      const one = await Deno.connect({ port });
+      const other = await listener.accept();
+      const signal = AbortSignal.timeout(10);
+      console.log(await one.readable.pipeTo(new WritableStream(), { signal }).catch((e) => e.name));
+      const writer = other.writable.getWriter();
+      const write = () => writer.write(new Uint8Array(1 << 20));
+      console.log(await write().then(async () => { for (;;) await write(); }).catch((e) => e.code));
+      console.log(await writer.closed.catch((e) => e.code));
+      listener.close();`,
+    trace: [
+      /^program\.ts\(8\): read: ECONNRESET \(.+\)\nprogram\.ts\(8\): close, by readable$/m,
+      // It ends the stream itself, so it does not read the end of it.
+      /^program\.ts\(14\): close 127\.0\.0\.1:\d+, by readable$/m,
+      /^(?![^]*end of stream)/,
+      /^program\.ts\(16\):write write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
+      /^program\.ts\(16\):write close 127\.0\.0\.1:\d+, by writable$/m,
+    ],
+  },
+  "other addresses, other functions": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const { port } = listener.addr;
+      const path = "\\0trace " + port; // An abstract name: no file.
+      const unix = { transport: "unix", path } as const;
+      try { Deno.listen(unix); } catch (error) { console.log(error.name); }
+      class Client {
+        async "say.hello"() {
+          using conn = await Deno.connect(new URL("tcp://127.0.0.1:" + port) as any);
+          await conn.write(new Uint8Array(1));
+          conn.setNoDelay({ toString: () => console.log("never") } as any);
+        }
+        async *[Symbol.asyncIterator]() { yield await listener.accept(); }
+      }
+      const client = new Client();
+      const saying = client["say.hello"]();
+      for await (const conn of client) {
+        const prototype = Object.getPrototypeOf(Object.getPrototypeOf(conn));
+        const read = prototype.read;
+        const mine = function (p) { return read.call(this, p); };
+        prototype.read = mine;
+        eval("conn.close()");
+        const other = await Promise.all([listener.accept(), Deno.connect({ port, hostname: undefined })]);
+        console.log(prototype.read === mine, other.length);
+        for (const it of other) it.close();
+      }
+      await saying;
+      const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+      await socket.send(new Uint8Array(1), { transport: "udp", port: socket.addr.port });
+      socket.close();
+      listener.close();`,
+    trace: [
+      /^program\.ts\(9\):say\.hello socket, connect 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(11\):say\.hello setNoDelay( \S+)? true$/m,
+      /^program\.ts\(13\):\[Symbol\.asyncIterator\] accept 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(22\): close( \S+)?$/m,
+      /^program\.ts\(23\): socket, connect 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(29\): sendto 127\.0\.0\.1:\d+ 1 of 1 bytes "\\x00"$/m,
+    ],
+  },
+  "a program with an Error of its own": {
+    script: `
+      let asked = 0;
+      Error.prepareStackTrace = (_, frames) => { asked++; return frames; };
+      const listen = () => Deno.listen({ hostname: "127.0.0.1", port: 0 }).close();
+      listen();
+      console.log(asked, Error.stackTraceLimit);
+      Error.prepareStackTrace = () => { throw new Error("mine"); };
+      Error.stackTraceLimit = 1;
+      listen();
+      console.log(Error.stackTraceLimit);
+      delete (Error as any).prepareStackTrace;
+      delete (Error as any).stackTraceLimit;
+      listen();
+      console.log(Object.hasOwn(Error, "stackTraceLimit"), Object.hasOwn(Error, "prepareStackTrace"));
+      Object.freeze(Error);
+      listen();
+      globalThis.Error = class { constructor() { console.log("never"); } } as any;
+      listen();
+      console.log("done");`,
+    trace: [
+      /^(program\.ts\(4\):listen .+\n){6}(\(0\): .+\n){4}$/,
+    ],
+  },
+  "getters, and objects that only look right": {
+    script: `
+      const t = async (f: () => Promise<unknown>) => { let p; try { p = f(); } catch { console.log("thrown at once"); } try { console.log(await p); } catch (e) { console.log(String(e)); } };
+      const D = Deno as any;
+      const l = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const c: any = await D.connect({ port: l.addr.port });
+      const s: any = await l.accept();
+      await t(() => D.connect({ get port() { throw new RangeError("mine"); } }));
+      await t(() => D.connect({ port: Symbol() }));
+      await t(() => D.connect({ port: 1, hostname: { toString() { throw 7; } } }));
+      await t(() => D.connect({ port: 1, signal: AbortSignal.abort("a\\nprogram.ts(1): close") }));
+      await t(() => c.write(new Proxy(new Uint8Array(1), {})));
+      await t(() => c.write(Object.create(Uint8Array.prototype)));
+      await t(async () => c.write.call(undefined, new Uint8Array(1)));
+      await t(async () => c.close.call(undefined));
+      await t(async () => c.setNoDelay(Symbol()));
+      await t(() => c.writable.getWriter().write(undefined));
+      await t(async () => c.close());
+      const u: any = D.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+      await t(() => u.send(new Uint8Array(1), { port: Symbol() }));
+      u.close(); s.close(); l.close();`,
+    trace: [
+      /^program\.ts\(10\): socket, connect 127\.0\.0\.1:1: a program\.ts\(1\): close$/m,
+    ],
+  },
+  "a burst that is read at once": {
+    script: `
+      for (let i = 0; i < 6000; i++) Deno.listen({ hostname: "127.0.0.1", port: 0 }).close();
+      console.log("done");`,
+    trace: [/^(program\.ts\(2\): .+\n){12000}$/],
+  },
   "an early end": {
     script: `
       for (let i = 0; i < 500; i++) Deno.listen({ port: 0 }).close();
@@ -226,10 +353,20 @@ for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
     assert(plain.stdout !== "");
     for (const line of trace) assertMatch(traced.stderr, line);
     // The rest is what the program itself said.
-    const rest = traced.stderr.replaceAll(/^program\.ts\(\d+\):.*\n/gm, "");
+    const rest = traced.stderr.replaceAll(/^(program\.ts)?\(\d+\):.*\n/gm, "");
     assertEquals(rest.split("\n")[0], plain.stderr.split("\n")[0]);
   });
 }
+
+Deno.test("trace shows a program whose name is not easy", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "a (b) " });
+  const file = `${folder}/100% (1) %20 课.ts`;
+  await Deno.writeTextFile(file, "Deno.listen({ port: 0 }).close();");
+  const { code, stderr } = await runProgram(file, [`--preload=${TRACE}`]);
+  await Deno.remove(folder, { recursive: true });
+  assertEquals(code, 0, stderr);
+  assertMatch(stderr, /^100% \(1\) %20 课\.ts\(1\): socket, bind, listen /);
+});
 
 Deno.test("trace that nobody reads holds nothing up, and says what it dropped", async () => {
   const folder = await Deno.makeTempDir();

@@ -122,9 +122,9 @@ export async function client({
         writeFull(conn, line),
         readEcho(conn, line.length),
       ]);
-      await writeFull(output, encode("from server "));
-      await writeFull(output, echo);
-      if (echo.at(-1) !== NEWLINE) await writeFull(output, encode("\n"));
+      const newline = echo.at(-1) === NEWLINE ? "" : "\n";
+      const reply = new Blob(["from server ", echo, newline]);
+      await writeFull(output, await reply.bytes());
     }
   } finally {
     await writeFull(output, encode("client done!!\n"));

@@ -178,9 +178,8 @@ export async function client({
         if (reply === null) {
           throw new Error(`no reply from ${asked} within ${timeout} ms`);
         }
-        await writeFull(output, encode("recv:"));
-        await writeFull(output, reply);
-        await writeFull(output, encode("\n"));
+        const text = new Blob(["recv:", reply, "\n"]);
+        await writeFull(output, await text.bytes());
       } catch (error) {
         status = 1; // For this line; the next one may have more luck.
         report(error);

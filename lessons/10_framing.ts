@@ -87,7 +87,9 @@ const PROMPT = "Input message(Q to quit):";
 const [ECHO, REVERSE, DONE, ERROR] = [0x65, 0x72, 0x2b, 0x2d]; // e r + -
 
 /** A frame is longer than its reader accepts. */
-export class FrameTooLongError extends Error {}
+export class FrameTooLongError extends Error {
+  override name = "FrameTooLongError";
+}
 
 /**
  * Writes one message, with its length in front. Wait for its end before you
@@ -213,44 +215,47 @@ export async function client({
 } = {}): Promise<number> {
   try {
     using conn = await Deno.connect({ hostname, port });
-    let expected: number | undefined; // How many answers, when that is known.
+    let sent = 0;
+    let isSending = true;
+    let failure: unknown; // Is thrown after the last answer.
     let answered: PromiseWithResolvers<void> | undefined;
     const send = async () => {
-      let sent = 0;
       // The user sees the answer to a line before the next prompt.
       const ready = () => answered?.promise;
       try {
         for await (const line of lines ?? askLines(PROMPT, ready)) {
           const data = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
           answered = Promise.withResolvers();
-          await writeFrame(conn, toMessage(reverse ? REVERSE : ECHO, data));
           sent++;
+          await writeFrame(conn, toMessage(reverse ? REVERSE : ECHO, data));
         }
-      } finally {
-        // Even after an error the server answers what it has got, and ends too.
-        expected = sent;
-        await conn.closeWrite();
+      } catch (error) {
+        failure = error;
       }
+      isSending = false;
+      // Even after an error the server answers what it has got, and ends too.
+      await conn.closeWrite().catch(() => {}); // Or it has ended already.
     };
     const sending = send();
-    sending.catch(() => {}); // Its error is thrown after the last answer.
 
     let status = 0;
     let received = 0;
     for (let answer; (answer = await readFrame(conn, maxFrame)) !== null;) {
-      received++;
+      if (++received > sent) throw new Error("An answer to no request");
       const data = answer.subarray(1);
       if (answer[0] === DONE) {
-        await writeFull(output, data);
-        await writeFull(output, encode("\n"));
-      } else {
+        await writeFull(output, await new Blob([data, "\n"]).bytes());
+      } else if (answer[0] === ERROR) {
         const reason = new TextDecoder().decode(data);
         report(new Error(`request ${received}: ${reason}`));
         status = 1;
+      } else {
+        throw new Error(`Not an answer: ${quoteBytes(answer)}`);
       }
       answered?.resolve();
     }
-    if (received !== expected) {
+    if (failure !== undefined) throw failure;
+    if (isSending || received < sent) {
       throw new Deno.errors.UnexpectedEof(
         `read failed!: End of stream after ${received} answers`,
       );

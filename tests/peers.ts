@@ -4,7 +4,7 @@
  * @module
  */
 
-import { connect } from "node:net";
+import { connect, createServer } from "node:net";
 
 /**
  * Connects, writes `data`, and resets the connection, with a real RST: Deno's
@@ -51,4 +51,23 @@ export async function exchange(
   }
   await sending;
   return await new Blob(chunks).text();
+}
+
+/** Listens, and resets each connection when its first bytes have come. */
+export async function resettingServer() {
+  let wasReset = Promise.withResolvers<void>();
+  const server = createServer((socket) => {
+    const { resolve } = wasReset = Promise.withResolvers<void>();
+    socket.on("error", () => {});
+    socket.on("close", () => resolve());
+    socket.once("data", () => socket.resetAndDestroy());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    port: (server.address() as { port: number }).port,
+    /** Resolves when the connection that was accepted last is reset. */
+    wasReset: () => wasReset.promise,
+    [Symbol.asyncDispose]: () =>
+      new Promise<void>((resolve) => server.close(() => resolve())),
+  };
 }

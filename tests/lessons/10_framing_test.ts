@@ -7,7 +7,7 @@ import {
   writeFrame,
 } from "../../lessons/10_framing.ts";
 import { UnexpectedEofError } from "../../lib/full_io.ts";
-import { reset } from "../peers.ts";
+import { reset, resettingServer } from "../peers.ts";
 import {
   hasProgram,
   isFree,
@@ -362,10 +362,9 @@ Deno.test("10 client() rejects when the server goes away or cuts an answer", asy
     [[], "read failed!: End of stream after 0 answers"],
     [[255, 255, 255, 255], "Frame of 4294967295 bytes: at most 1048576"],
     [[0, 0, 0, 9, 0x2b], "Unexpected end of stream: read 1 of 9 bytes"],
-    [
-      [0, 0, 0, 1, 0x2b, 0, 0, 0, 1, 0x2b],
-      "read failed!: End of stream after 2 answers",
-    ],
+    [[0, 0, 0, 1, 0x2b, 0, 0, 0, 1, 0x2b], "An answer to no request"],
+    [[0, 0, 0, 2, 0x3f, 0x61], 'Not an answer: "?a"'],
+    [[0, 0, 0, 0], 'Not an answer: ""'],
   ];
   for (const [answer, message] of cases) {
     const { result } = await talkTo(async (conn) => {
@@ -375,6 +374,21 @@ Deno.test("10 client() rejects when the server goes away or cuts an answer", asy
     }, { lines: [encode("hi\n")] });
     assertEquals(result.message, message);
   }
+});
+
+Deno.test("10 client() says that it was reset, if a write is the one to find out", async () => {
+  await using peer = await resettingServer();
+  const output = writer();
+  const lines = (async function* () {
+    yield encode("one\n");
+    await peer.wasReset();
+    yield encode("two\n"); // Before the loop looks whether there is an answer.
+  })();
+  const error = await assertRejects(() =>
+    client({ port: peer.port, lines, output })
+  );
+  assertEquals((error as { code?: string }).code, "ECONNRESET");
+  assertEquals(decode(new Uint8Array(output.written)), "client done!!\n");
 });
 
 Deno.test("10 client() ends when the server does, while nobody types", async () => {

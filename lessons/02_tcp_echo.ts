@@ -39,9 +39,10 @@
  *   `deno task tcp_echo client`: type lines, and `Q` to quit. The server ends
  *   after two clients, as the tutorial's does.
  * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
- *   `deno task tcp_echo client --quiet < /usr/bin/env | LC_ALL=C sed 's/^from
- *   server //' | cmp - /usr/bin/env`. A file that is not text comes back whole:
- *   `cmp` finds no difference up to the end of the file.
+ *   `deno task tcp_echo client --quiet < /usr/bin/env | LC_ALL=C sed 's/^from server //' | cmp - /usr/bin/env`.
+ *   A file that is not text comes back whole. `cmp` finds no difference before
+ *   the end of the file, and says "EOF on /usr/bin/env": more comes only because
+ *   the client ends its last line, too.
  * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what has
  *   to change in a server that treats one read as one message. (`-I` leaves out
  *   lines like this one.)

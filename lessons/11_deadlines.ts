@@ -44,10 +44,11 @@
  *   time. In the diagram their arrows end in an `x`, where the relay is.
  * - `deno task deadlines --loss 50 --tries 5 --requests 9 --quiet`: more
  *   retries, and most often a failure, with exit code 1.
- * - `deno task deadlines server`, and in another terminal
- *   `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`, with any
- *   `nc`. After `kill -STOP` of the server no answer comes, and no error
- *   either.
+ * - `deno run --allow-net --unstable-net lessons/11_deadlines.ts server`, and in
+ *   another terminal `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`,
+ *   with any `nc`. Then `pkill -STOP -f 11_deadlines.ts`, and the same again: no
+ *   answer comes, and no error either. `pkill -CONT -f 11_deadlines.ts` lets the
+ *   server go on.
  *
  * The tutorial has nothing like this: its programs wait for ever. Its UDP
  * client does that after the first lost reply.
@@ -322,7 +323,6 @@ export async function demo({
     const relay = new Relay(server, { loss, seed });
     const rows = await askAll(relay.address, requests, { timeout, tries });
     await relay.close();
-    stop();
     if (rows.some((row) => row.includes(NONE))) status = 1;
 
     const { lost, passed, doubled } = relay;
@@ -330,6 +330,7 @@ export async function demo({
     await print(`lost ${lost} and passed ${passed}, ${doubled} of them twice.`);
     const head = ["request", "sent", "ms", "answer #carried out"];
     await print(formatTable(head, rows) + "\n");
+    stop();
   };
   const forked = await forkServer({ url, args, print }, talk);
   return Math.max(status, forked);

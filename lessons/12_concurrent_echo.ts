@@ -241,8 +241,12 @@ export async function demo({
   bufferSize = 0,
   nagle = false,
   noGate = false,
-  print = console.log as (line: string) => unknown,
+  print = console.log,
   ...load
+}: LoadOptions & {
+  bufferSize?: number;
+  nagle?: boolean;
+  print?: (line: string) => unknown;
 } = {}): Promise<number> {
   const args = {
     host: hostname,

@@ -43,9 +43,9 @@
  * Try it:
  * - `deno task many_processes server --quiet`, and in some more terminals
  *   `nc 127.0.0.1 9527`: type a line. Two of them may have the same process. In
- *   that case open more. Type `crash` in one. After half a second all clients
- *   of that process have ended, the others go on, and the server has started
- *   another process.
+ *   that case open more. Type `crash` in one. After half a second all
+ *   connections of that process have ended (nc may say so only after the next
+ *   Enter), the others go on, and the server has started another process.
  * - `deno task many_processes server --processes 1` in two terminals: neither
  *   needs the other. End one by Ctrl+C.
  * - `deno task tcp_echo server` while one of them runs: EADDRINUSE.

@@ -166,15 +166,27 @@ function valueOf(flag: string, option: Option, given: unknown) {
   );
 }
 
+/** The file of a program, as one calls it. */
+function fileOf(url: string): string {
+  const path = stage.pathOf(url); // stage
+  if (path !== undefined) return path; // stage
+  return url.slice(url.lastIndexOf("/") + 1);
+}
+
+/** Writes a file's name as one word of a shell, and no option or URL. */
+export function shellQuote(file: string): string {
+  const path = /^-|^[^/]*:/.test(file) ? `./${file}` : file;
+  const isPlain = /^[\w./+,:@-]+$/.test(path);
+  return isPlain ? path : `'${path.replaceAll("'", "'\\''")}'`;
+}
+
 /** What `--help` prints: title, usage, and for each mode command and options. */
 export function helpText(
   url: string,
   title: string,
   modes: Record<string, Mode>,
 ): string {
-  // A copy is run in its own folder, the others in the repository's root.
-  const [path] = decodeURIComponent(url)
-    .match(/(?:(?<=\/)(?:lessons|lib\/harness|tests\/bench)\/)?[^/]+$/)!;
+  const path = shellQuote(decodeURIComponent(fileOf(url)));
   const names = Object.keys(modes);
   const usage = `deno run [flags] ${path} [${names.join("|")}] [options]`;
   const lines = [title, "", `Usage: ${usage}`];

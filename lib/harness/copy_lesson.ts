@@ -9,12 +9,15 @@
 
 import { writeFull } from "../full_io.ts";
 import { WITHOUT_LD } from "../plain_env.ts";
-import { UsageError } from "./command_line.ts";
+import { shellQuote, UsageError } from "./command_line.ts";
 import { runLesson } from "./run_lesson.ts";
 import repo from "../../deno.json" with { type: "json" };
 import jsrMap from "../jsr_imports.json" with { type: "json" };
 
 const ROOT = new URL("../../", import.meta.url);
+const PART =
+  `// These are functions of it. Its demo and its command line, which the text below
+// may mention, are in the original.`;
 const ORIGIN = "Linux sockets in Deno";
 /** What others load before their own programs. */
 const TRACE = "lib/harness/trace.ts";
@@ -79,6 +82,7 @@ export async function copyLesson(
   const { functions = only.length > 0 } = options;
   const source = readModule(path);
   const copied = functions ? functionsOf(source, only) : source;
+  const isPart = functions && path.startsWith("lessons/");
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -93,15 +97,19 @@ export async function copyLesson(
     .replace(/^ \* Try it:\n(?: \* .+\n)+(?: \*\n)?/m, "");
   // The lesson is what one reads first. But what runs at once has to stand after
   // the parts that it uses: the lesson's end, and all of the trace.
-  const { code } = copied;
+  const code = copied.code.replaceAll(
+    /(?<=^ \* import .* from ")@std\/[\w/-]+(?=";$)/gm, // In an example.
+    (name) => specifiers[name]!,
+  );
   const [body = "", main = ""] = path === TRACE ? ["", code] : code.split(MAIN);
   return await format([
     imports.some((it) => /"(npm|jsr):/.test(it))
       ? "// deno-lint-ignore-file no-import-prefix"
       : "",
-    `// Copied from ${path} of ${ORIGIN}.\n// ${LICENSE}\n`,
-    header,
-    imports.join("\n"),
+    `// Copied from ${path} of ${ORIGIN}.\n// ${LICENSE}`,
+    isPart ? PART : "",
+    `\n${header}`,
+    `${imports.join("\n")}\n`,
     body,
     ...parts,
     main,
@@ -172,9 +180,8 @@ export function usageOf(text: string, file: string): string[] {
     /^export (?:async )?(?:const|function\*?|class) (\w+)/gm,
   );
   const list = Array.from(names, ([, name]) => name).join(", ");
-  return [
-    `import { ${list} } from ${JSON.stringify(`./${fileNameOf(file)}`)};`,
-  ];
+  const url = fileNameOf(file).replace(/[%#?\\]/g, encodeURIComponent);
+  return [`import { ${list} } from ${JSON.stringify(`./${url}`)};`];
 }
 
 /** A module, taken apart; without what puts it on stage. */
@@ -335,13 +342,6 @@ function fileNameOf(path: string): string {
   return path.slice(path.lastIndexOf("/") + 1);
 }
 
-/** Writes a file's name as one word of a shell, and no option. */
-function shellQuote(file: string): string {
-  const path = file.startsWith("-") ? `./${file}` : file;
-  const isPlain = /^[\w./+,:@-]+$/.test(path);
-  return isPlain ? path : `'${path.replaceAll("'", "'\\''")}'`;
-}
-
 /** Formats TypeScript as `deno fmt` does. */
 async function format(text: string): Promise<string> {
   const command = new Deno.Command("deno", {
@@ -363,6 +363,46 @@ async function format(text: string): Promise<string> {
   ]);
   if (!success) throw new Error("deno fmt failed");
   return new TextDecoder().decode(stdout);
+}
+
+/** Where a copy goes: to a file, or into a folder, as cp(1) understands it. */
+async function fileFor(path: string, out?: string): Promise<string> {
+  if (out === undefined) return fileNameOf(path);
+  const isFolder = await Deno.stat(out)
+    .then((it) => it.isDirectory, () => false);
+  if (out.endsWith("/") && !isFolder) {
+    throw new UsageError(`no folder ${JSON.stringify(out)}`);
+  }
+  const file = isFolder
+    ? `${out.replace(/\/+$/, "")}/${fileNameOf(path)}`
+    : out;
+  // Deno goes by the end of the name. Without any it takes TypeScript.
+  if (/\.(?!m?ts$|tsx$)[^.]*$|\.d\.m?ts$/i.test(fileNameOf(file))) {
+    throw new UsageError(`${JSON.stringify(file)} does not end in .ts`);
+  }
+  const real = await Deno.realPath(file).catch(() => "");
+  const root = await Deno.realPath(ROOT);
+  if (["lessons", "lib"].some((it) => real.startsWith(`${root}/${it}/`))) {
+    throw new UsageError(`${JSON.stringify(file)} is an original`);
+  }
+  return file;
+}
+
+async function writeFile(
+  file: string,
+  bytes: Uint8Array,
+  force: boolean,
+): Promise<void> {
+  try {
+    await Deno.writeFile(file, bytes, { createNew: !force });
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) {
+      throw new Error(`${file} exists: --force writes over it`);
+    }
+    // On a full disk half of it would stay.
+    if (!force) await Deno.remove(file).catch(() => {});
+    throw new Error(`write ${file}`, { cause: error });
+  }
 }
 
 if (import.meta.main) {
@@ -392,15 +432,7 @@ if (import.meta.main) {
             );
           }
           const path = findSource(name);
-          const isFolder = out !== undefined &&
-            await Deno.stat(out).then((it) => it.isDirectory, () => false);
-          if (out?.endsWith("/") && !isFolder) {
-            throw new UsageError(`no folder ${JSON.stringify(out)}`);
-          }
-          // Into a folder, as cp(1) does.
-          const file = isFolder
-            ? `${out.replace(/\/+$/, "")}/${fileNameOf(path)}`
-            : out ?? fileNameOf(path);
+          const file = await fileFor(path, out);
           const text = await copyLesson(path, {
             fileName: fileNameOf(file),
             jsr,
@@ -410,14 +442,7 @@ if (import.meta.main) {
           const bytes = new TextEncoder().encode(text);
           const say = out === undefined ? console.error : print;
           if (out === undefined) await writeFull(output, bytes);
-          else {
-            await Deno.writeFile(file, bytes, { createNew: !force })
-              .catch((error) => {
-                throw error instanceof Deno.errors.AlreadyExists
-                  ? new Error(`${file} exists: --force writes over it`)
-                  : new Error(`write ${file}`, { cause: error });
-              });
-          }
+          else await writeFile(file, bytes, force);
           const lines = text.split("\n").length - 1;
           say(`${file}: ${lines} lines, a copy of ${path}`);
           for (const line of usageOf(text, file)) say(`  ${line}`);

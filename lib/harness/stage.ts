@@ -12,8 +12,15 @@ const diagramOptions = {
   mermaid: { default: false, help: "the diagram for Mermaid, to be a picture" },
 };
 
+/** The repository, where its own programs are run. */
+const REPOSITORY = new URL("../../", import.meta.url).href;
+
 /** What `show` of a mode stands for. */
 export const stage = {
+  /** The path of a program of the repository, for `--help`. */
+  pathOf: (url: string): string | undefined =>
+    url.startsWith(REPOSITORY) ? url.slice(REPOSITORY.length) : undefined,
+
   /** The options that come with it. */
   options(show?: "trace" | "diagram") {
     if (show === undefined) return {};

@@ -189,9 +189,9 @@ Deno.test("helpText() has every mode, its command and its options", () => {
   assertEquals(lines.slice(0, 3), [
     "Title",
     "",
-    "Usage: deno run [flags] lessons/01 x.ts [demo|server|client] [options]",
+    "Usage: deno run [flags] 'lessons/01 x.ts' [demo|server|client] [options]",
   ]);
-  assert(lines.includes("  deno run --allow-net lessons/01 x.ts server"));
+  assert(lines.includes("  deno run --allow-net 'lessons/01 x.ts' server"));
   assert(lines.includes("server [PORT]: "));
   assert(lines.includes("  --count N                 how many [7]"));
   for (const flag of ["--fast", "--max-frame N", "--host TEXT", "--quiet"]) {

@@ -328,7 +328,7 @@ Deno.test("16 demo puts the same load on both servers", async () => {
   const args = ["--duration=100", "--clients=20"];
   const { code, stdout, stderr } = await run(LESSON, args);
   assertEquals([code, stderr.replace(/^.*Failed to resolve.*\n/, "")], [0, ""]);
-  const rows = stdout.trim().split("\n").slice(1)
+  const rows = stdout.trim().split("\n").slice(2)
     .map((row) => row.split(/ {2,}/));
   assertEquals(rows.map(([it]) => it), ["16_epoll", "12_concurrent_echo"]);
   const hasStrace = await hasProgram("strace");

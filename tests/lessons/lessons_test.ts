@@ -31,6 +31,11 @@ for (const lesson of LESSONS) {
       assert(line.includes(` lessons/${lesson}`), line);
     }
     assertMatch(header, /^ \* Try it:$/m);
+    // So that it can be pasted as it stands.
+    const [tried] = header.match(/^ \* Try it:\n( \* .+\n)+/m)!;
+    for (const [code] of tried.matchAll(/`[^`]*`/g)) {
+      assert(!code.includes("\n"), code);
+    }
     assertMatch(header, /\| here \| Linux system calls/);
   });
 

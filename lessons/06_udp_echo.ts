@@ -238,7 +238,7 @@ if (import.meta.main) {
 
   await runLesson(import.meta.url, "UDP echo: datagrams, with no connection", {
     demo: {
-      help: "a server process, and a client on standard input",
+      help: "a server process, and a client on standard input, if it has any",
       flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
       options: { ...common.demo, bufferSize, timeout, script },
       show: "diagram", // stage

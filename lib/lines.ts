@@ -7,8 +7,8 @@
 import { MAX_EMPTY_READS, type Reader, writeFull } from "./full_io.ts";
 
 const LINE_FEED = 0x0a;
-/** How long to wait for input that is there "at once", in milliseconds. */
-const AT_ONCE = 200;
+/** How long to wait for a first line, in milliseconds. */
+const FIRST_LINE_WAIT = 200;
 
 /**
  * Reads lines of any length.
@@ -120,7 +120,8 @@ export function askLines(
 
 /**
  * Says whether there is input: a terminal, or a standard input that has a line
- * at once.
+ * within 200 ms. If there is none, a read stays under way: it gets what comes
+ * later, and it keeps the process alive until standard input ends.
  *
  * @returns Whether to read standard input.
  *
@@ -133,7 +134,7 @@ export async function hasInput(): Promise<boolean> {
   if (Deno.stdin.isTerminal()) return true;
   ahead ??= standardInput.next();
   const late = Promise.withResolvers<{ done: true }>();
-  const timer = setTimeout(late.resolve, AT_ONCE, { done: true });
+  const timer = setTimeout(late.resolve, FIRST_LINE_WAIT, { done: true });
   const { done } = await Promise.race([ahead, late.promise]);
   clearTimeout(timer);
   return !done;

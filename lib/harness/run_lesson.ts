@@ -53,6 +53,7 @@ export async function runLesson(
   let lastLine: string | undefined;
   let ending: Promise<never> | undefined;
   let isLost = false;
+  let isInterrupted = false;
 
   // In the background: a full pipe that nobody reads must not stop the program.
   const stderr = patient(Deno.stderr);
@@ -124,12 +125,15 @@ export async function runLesson(
     }
     ({ name, values } = parsed);
     const mode = modes[name]!;
-    const interrupt = (code: number) => {
-      if (stop.signal.aborted) return; // Under `deno task` it arrives twice.
-      stop.abort();
+    const interrupt = async (code: number) => {
+      if (isInterrupted) return; // Under `deno task` it arrives twice.
+      isInterrupted = true;
       signalled.resolve();
       // The terminal has shown ^C, wherever the cursor was.
-      if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) print("");
+      if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) {
+        await atMost(OUTPUT_ENDS, print(""));
+      }
+      stop.abort();
       if (mode.drains) return;
       lastLine ??= mode.last;
       if (name !== "server") Deno.exitCode = code;

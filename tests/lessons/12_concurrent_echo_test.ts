@@ -106,6 +106,22 @@ Deno.test("12 demo: three thousand clients", {
   assertEquals([lost, corrupted], [0, 0]);
 });
 
+Deno.test("12 server on a terminal: Ctrl+C, and a new line for what follows", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["server", "--port=0"], {
+    wrapper: onTerminal,
+  });
+  await process.stdoutHas("listening on ");
+  await process.type("\x03");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assertMatch(
+    stdout,
+    /\r\n(\^C)?\r\n12_\S+ close listener\r\n[^]*server closed/,
+  );
+});
+
 Deno.test("12 demo by time, without the gate and with Nagle's algorithm", async () => {
   const { code, stdout } = await run(LESSON, [
     "--clients=20",

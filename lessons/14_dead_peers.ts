@@ -176,7 +176,7 @@ async function kernelValues(): Promise<string> {
     `${idle + interval * count} s`;
   const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
   return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) +
-    `\nKeepalive finds a dead peer after ${found(byDeno)}, here ${
+    `\n\nKeepalive finds a dead peer after ${found(byDeno)}, here ${
       found(here)
     }.` +
     `\nBytes are sent again ${retries.trim()} times (tcp_retries2), here for 1.5 s.`;

@@ -188,7 +188,7 @@ export async function demo({
     await forkServer(second, async (_, stopSecond) => {
       const listen = () => Deno.listen({ hostname, port }).close();
       await print(`without reusePort: ${await outcomeOf(listen)}\n`);
-      await print(await watchCrash({ hostname, port }, connections));
+      await print(`${await watchCrash({ hostname, port }, connections)}\n`);
       isDone = true;
       stopSecond();
     });

@@ -54,7 +54,8 @@ export function formatTable(
     }).join("  ").trimEnd()
   );
   if (lines.some((line) => widthOf(line) > columns)) {
-    return table.slice(1).map((cells) => listCells(head, cells)).join("\n\n");
+    const lists = table.slice(1).map((cells) => listCells(head, cells));
+    return lists.join("\n\n") + (hasHead ? "" : "\n"); // More will follow.
   }
   if (color) lines[0] = bold(lines[0]!);
   return lines.slice(hasHead ? 0 : 1).join("\n");

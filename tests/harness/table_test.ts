@@ -83,6 +83,10 @@ Deno.test("formatTable() adds rows to a table without a head", () => {
     "   1.5  LAST-ACK",
   );
   assertEquals(formatTable(head, [], options), "");
+  assertEquals(
+    formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 10 }),
+    "second: 1.5\nstate: LAST-ACK\n",
+  );
 });
 
 Deno.test("formatBar() draws in proportion, and never too much", () => {

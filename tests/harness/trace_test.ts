@@ -223,8 +223,9 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       // It ends the stream itself, so it does not read the end of it.
       /^program\.ts\(14\): close 127\.0\.0\.1:\d+, by readable$/m,
       /^(?![^]*end of stream)/,
-      /^program\.ts\(16\):write write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
-      /^program\.ts\(16\):write close 127\.0\.0\.1:\d+, by writable$/m,
+      // The first write is told at the line of getWriter().
+      /^program\.ts\((15\):|16\):write) write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
+      /^program\.ts\((15\):|16\):write) close 127\.0\.0\.1:\d+, by writable$/m,
     ],
   },
   "other addresses, other functions": {

@@ -40,9 +40,9 @@
  *   after two clients, as the tutorial's does.
  * - `deno task tcp_echo server --connections 0 --quiet`, and in another terminal
  *   `deno task tcp_echo client --quiet < /usr/bin/env | LC_ALL=C sed 's/^from server //' | cmp - /usr/bin/env`.
- *   A file that is not text comes back whole. `cmp` finds no difference before
- *   the end of the file, and says "EOF on /usr/bin/env": more comes only because
- *   the client ends its last line, too.
+ *   A file that is not text comes back whole. `cmp` finds no difference, and then
+ *   says "EOF on /usr/bin/env": the client also prints a newline and
+ *   `client done!!`.
  * - `diff -I '^ \*' lessons/01_tcp_hello.ts lessons/02_tcp_echo.ts`: what has
  *   to change in a server that treats one read as one message. (`-I` leaves out
  *   lines like this one.)
@@ -123,9 +123,9 @@ export async function client({
         writeFull(conn, line),
         readEcho(conn, line.length),
       ]);
-      const newline = echo.at(-1) === NEWLINE ? "" : "\n";
-      const reply = new Blob(["from server ", echo, newline]);
-      await writeFull(output, await reply.bytes());
+      await writeFull(output, encode("from server "));
+      await writeFull(output, echo);
+      if (echo.at(-1) !== NEWLINE) await writeFull(output, encode("\n"));
     }
   } finally {
     await writeFull(output, encode("client done!!\n"));

@@ -178,8 +178,9 @@ export async function client({
         if (reply === null) {
           throw new Error(`no reply from ${asked} within ${timeout} ms`);
         }
-        const text = new Blob(["recv:", reply, "\n"]);
-        await writeFull(output, await text.bytes());
+        await writeFull(output, encode("recv:"));
+        await writeFull(output, reply);
+        await writeFull(output, encode("\n"));
       } catch (error) {
         status = 1; // For this line; the next one may have more luck.
         report(error);

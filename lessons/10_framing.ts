@@ -244,7 +244,8 @@ export async function client({
       if (++received > sent) throw new Error("An answer to no request");
       const data = answer.subarray(1);
       if (answer[0] === DONE) {
-        await writeFull(output, await new Blob([data, "\n"]).bytes());
+        await writeFull(output, data);
+        await writeFull(output, encode("\n"));
       } else if (answer[0] === ERROR) {
         const reason = new TextDecoder().decode(data);
         report(new Error(`request ${received}: ${reason}`));

@@ -46,9 +46,8 @@
  *   retries, and most often a failure, with exit code 1.
  * - `deno run --allow-net --unstable-net lessons/11_deadlines.ts server`, and in
  *   another terminal `printf '\0\0\0\1hello' | nc -u -w1 127.0.0.1 9527 | od -c`,
- *   with any `nc`. Then `pkill -STOP -f 11_deadlines.ts`, and the same again: no
- *   answer comes, and no error either. `pkill -CONT -f 11_deadlines.ts` lets the
- *   server go on.
+ *   with any `nc`. Then press Ctrl+Z in the server's terminal, and ask again: no
+ *   answer comes, and no error either. `fg` lets the server go on.
  *
  * The tutorial has nothing like this: its programs wait for ever. Its UDP
  * client does that after the first lost reply.

@@ -55,18 +55,17 @@ export async function exchange(
 
 /** Listens, and resets each connection when its first bytes have come. */
 export async function resettingServer() {
-  let wasReset = Promise.withResolvers<void>();
+  const reset = Promise.withResolvers<void>();
   const server = createServer((socket) => {
-    const { resolve } = wasReset = Promise.withResolvers<void>();
     socket.on("error", () => {});
-    socket.on("close", () => resolve());
+    socket.on("close", () => reset.resolve());
     socket.once("data", () => socket.resetAndDestroy());
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
     port: (server.address() as { port: number }).port,
-    /** Resolves when the connection that was accepted last is reset. */
-    wasReset: () => wasReset.promise,
+    /** Resolves when the first connection is reset. */
+    wasReset: reset.promise,
     [Symbol.asyncDispose]: () =>
       new Promise<void>((resolve) => server.close(() => resolve())),
   };

@@ -128,8 +128,8 @@ export function parseCommandLine(
   const string = ["_", ...flags.keys()];
   Object.assign(given, parseArgs(words, { string, boolean: ["h"] }));
 
-  const { _, h, help = h } = given;
-  const args = _ as string[];
+  const args = given["_"] as string[];
+  const help = given["help"] === true || given["h"] === true;
   const { operands = [] } = mode;
   if (Array.isArray(operands) && !help) {
     for (const flag of operands.slice(0, args.length)) {
@@ -146,7 +146,7 @@ export function parseCommandLine(
   for (const [flag, option] of flags) {
     values[option.key] = valueOf(flag, option, given[flag]);
   }
-  return { name, help: help === true, values, args };
+  return { name, help, values, args };
 }
 
 const quote = (text: unknown) => JSON.stringify(text);
@@ -166,14 +166,14 @@ function valueOf(flag: string, option: Option, given: unknown) {
   );
 }
 
-/** The file of a program, as one calls it. */
+/** The file of a program, as one types it after `deno run`. */
 function fileOf(url: string): string {
   const path = stage.pathOf(url); // stage
   if (path !== undefined) return path; // stage
   return url.slice(url.lastIndexOf("/") + 1);
 }
 
-/** Writes a file's name as one word of a shell, and no option or URL. */
+/** Writes a file's name as a word of a shell: not as an option, or a URL. */
 export function shellQuote(file: string): string {
   const path = /^-|^[^/]*:/.test(file) ? `./${file}` : file;
   const isPlain = /^[\w./+,:@-]+$/.test(path);

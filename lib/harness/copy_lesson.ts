@@ -16,8 +16,8 @@ import jsrMap from "../jsr_imports.json" with { type: "json" };
 
 const ROOT = new URL("../../", import.meta.url);
 const PART =
-  `// These are functions of it. Its demo and its command line, which the text below
-// may mention, are in the original.`;
+  `// Only some functions of that lesson. The text below may mention others, and its
+// command line: they are in the original.`;
 const ORIGIN = "Linux sockets in Deno";
 /** What others load before their own programs. */
 const TRACE = "lib/harness/trace.ts";
@@ -34,7 +34,7 @@ const SPECIFIER = /(?:type )?(\w+)(?: as (\w+))?,?/g;
 const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
 const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
 const COMMENT = /^ *\/\*\*[^]*?\*\/|(?:^| )\/\/ .*/gm;
-/** A string without names; in a template, what stands between quotes may be. */
+/** A string. None with `$` or a backtick: in a template there may be code. */
 const STRING = /"(?:[^"\\\n$`]|\\.)*"/g;
 /** A name that may stand for a declaration: no member's, but `...name`. */
 const NAME = /(?<![\w$]|(?<!\.\.)\.)[a-z_$][\w$]*/gi;
@@ -42,7 +42,7 @@ const NAME = /(?<![\w$]|(?<!\.\.)\.)[a-z_$][\w$]*/gi;
 const DECLARATION =
   /(?:^(?:\/\*[^]*?\*\/|\/\/.*)\n+)*^[^\s})\]>/].*\n(?:(?:[ })\]>].*)?\n)*/gm;
 const EXPORTED =
-  /^export (?:async )?(?:const|function\*?|class|interface|type) (\w+)/gm;
+  /^export (?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
 const DECLARED =
   /^(?:export )?(?:async )?(?:const|let|function\*?|class|interface|type) ([\w$]+|\[[^\]]+\])/m;
 
@@ -54,7 +54,7 @@ export interface CopyOptions {
   jsr?: boolean;
   /** Leaves out `demo` and the command line of a lesson that has more. */
   functions?: boolean;
-  /** Takes these functions only, and what they need. */
+  /** Takes these exports only, and what they need. */
   only?: string[];
 }
 
@@ -63,7 +63,7 @@ export interface CopyOptions {
  *
  * @param path The lesson or module, as {@linkcode findSource} finds it.
  * @returns The text of the file, formatted.
- * @throws {UsageError} If a function is wanted that it does not have.
+ * @throws {UsageError} If an export is wanted that it does not have.
  * @throws {Error} `fork failed!` if `deno` cannot be run.
  *
  * @example
@@ -79,10 +79,10 @@ export async function copyLesson(
   options: CopyOptions = {},
 ): Promise<string> {
   const { fileName = fileNameOf(path), jsr = false, only = [] } = options;
-  const { functions = only.length > 0 } = options;
   const source = readModule(path);
-  const copied = functions ? functionsOf(source, only) : source;
-  const isPart = functions && path.startsWith("lessons/");
+  const isPart = options.functions || only.length > 0;
+  const copied = isPart ? exportsOf(source, only) : source;
+  const isPartOfLesson = isPart && path.startsWith("lessons/");
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -107,7 +107,7 @@ export async function copyLesson(
       ? "// deno-lint-ignore-file no-import-prefix"
       : "",
     `// Copied from ${path} of ${ORIGIN}.\n// ${LICENSE}`,
-    isPart ? PART : "",
+    isPartOfLesson ? PART : "",
     `\n${header}`,
     `${imports.join("\n")}\n`,
     body,
@@ -176,10 +176,10 @@ export function usageOf(text: string, file: string): string[] {
   );
   if (commands.length > 0) return commands;
   const [own] = text.split(/^\/\/ lib\//m);
-  const names = own.matchAll(
-    /^export (?:async )?(?:const|function\*?|class) (\w+)/gm,
-  );
-  const list = Array.from(names, ([, name]) => name).join(", ");
+  const list = Array.from(
+    own.matchAll(EXPORTED),
+    ([, kind, name]) => /interface|type/.test(kind) ? `type ${name}` : name,
+  ).join(", ");
   const url = fileNameOf(file).replace(/[%#?\\]/g, encodeURIComponent);
   return [`import { ${list} } from ${JSON.stringify(`./${url}`)};`];
 }
@@ -220,28 +220,31 @@ function readModule(path: string): Source {
   return { path, header, imports, renamed, code: rest.slice(header.length) };
 }
 
-/** The functions of a lesson, or of a module of lib, and what they use. */
-function functionsOf(source: Source, only: string[]): Source {
+/** What a lesson, or a module of lib, exports, and what that uses. */
+function exportsOf(source: Source, only: string[]): Source {
+  if (source.path === TRACE) throw new UsageError("trace is copied as a whole");
   const [program] = source.code.split(MAIN);
-  const names = Array.from(program.matchAll(EXPORTED), ([, name]) => name)
+  const names = Array.from(program.matchAll(EXPORTED), ([, , name]) => name)
     .filter((name) => name !== "demo");
-  const declarations = names.length > 0
-    ? declarationsOf({ ...source, code: program })
-    : new Map([["demo", program]]); // The demo is all there is.
-  const functions = new Map(
-    (names.length > 0 ? names : ["demo"])
-      .map((name) => [name, declarationsFor(name, declarations)] as const)
+  const isDemo = names.length === 0;
+  if (isDemo) names.push("demo");
+  // Some of these have text at the left edge, which is no declaration.
+  const declarations = isDemo
+    ? new Map([["demo", program]])
+    : declarationsOf({ ...source, code: program });
+  const exported = new Map(
+    names.map((name) => [name, declarationsFor(name, declarations)] as const)
       // What starts its own file as a process needs a command line.
       .filter(([_, texts]) => !texts.join().includes("import.meta")),
   );
-  const known = [...functions.keys()];
+  const known = [...exported.keys()];
   const unknown = only.find((name) => !known.includes(name));
   if (unknown !== undefined) {
-    const what = `no function ${JSON.stringify(unknown)} in ${source.path}`;
+    const what = `no export ${JSON.stringify(unknown)} in ${source.path}`;
     throw new UsageError(`${what}, there are ${known.join(", ")}`);
   }
   const wanted = only.length > 0 ? only : known;
-  const kept = new Set(wanted.flatMap((name) => functions.get(name)!));
+  const kept = new Set(wanted.flatMap((name) => exported.get(name)!));
   const code = [...new Set(declarations.values())]
     .filter((text) => kept.has(text)).join("");
   const used = namesIn(code);
@@ -376,8 +379,7 @@ async function fileFor(path: string, out?: string): Promise<string> {
   const file = isFolder
     ? `${out.replace(/\/+$/, "")}/${fileNameOf(path)}`
     : out;
-  // Deno goes by the end of the name. Without any it takes TypeScript.
-  if (/\.(?!m?ts$|tsx$)[^.]*$|\.d\.m?ts$/i.test(fileNameOf(file))) {
+  if (!/(?<!\.d)\.(m?ts|tsx)$/i.test(file)) { // Deno goes by the name.
     throw new UsageError(`${JSON.stringify(file)} does not end in .ts`);
   }
   const real = await Deno.realPath(file).catch(() => "");
@@ -411,7 +413,10 @@ if (import.meta.main) {
     help: "import the standard library from JSR, pinned",
   };
   const functions = { default: false, help: "only what can be imported" };
-  const only = { default: "", help: "only these functions: server,client" };
+  const only = {
+    default: "",
+    help: "only these exports, with commas: server,client",
+  };
   const force = { default: false, help: "write over a file that exists" };
 
   await runLesson(
@@ -436,8 +441,8 @@ if (import.meta.main) {
           const text = await copyLesson(path, {
             fileName: fileNameOf(file),
             jsr,
-            only: only.split(",").map((it) => it.trim()).filter(Boolean),
-            ...functions && { functions },
+            functions,
+            only: only === "" ? [] : only.split(",").map((it) => it.trim()),
           });
           const bytes = new TextEncoder().encode(text);
           const say = out === undefined ? console.error : print;

@@ -18,7 +18,7 @@ const server: SocketCall[] = [];
 
 watchSocketCalls((call) => client.push(call));
 stage.childFlags = [
-  `--preload=${new URL("./trace_json.ts", import.meta.url).pathname}`,
+  `--preload=${new URL("./trace_json.ts", import.meta.url).href}`,
 ];
 stage.childErrors = "piped";
 stage.watchErrors = async ({ stderr }) => {

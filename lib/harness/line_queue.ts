@@ -16,9 +16,9 @@ const PATIENCE = 200;
 /**
  * Writes lines to standard error. On a terminal each one is there before the
  * program goes on. A pipe that nobody reads may be full. So if it is not a
- * terminal, the lines wait in a queue. While nobody reads, those that do not fit
- * into it are counted. Only the end of the program waits for the last lines to
- * be read.
+ * terminal, the lines wait in a queue. Those that do not fit into it are
+ * counted. A program that ends by itself waits until its last lines are read.
+ * `Deno.exit()` does not, if nobody has read for a while.
  */
 export class LineQueue {
   #waiting: string[] = [];
@@ -85,7 +85,7 @@ export class LineQueue {
   #take(): string {
     const lines = this.#waiting.splice(0, 1000);
     if (this.#dropped > 0 && this.#waiting.length === 0) {
-      lines.push(`trace: nobody read, ${this.#dropped} events were dropped`);
+      lines.push(`trace: ${this.#dropped} lines were dropped, unread`);
       this.#dropped = 0;
     }
     return lines.join("\n") + "\n";

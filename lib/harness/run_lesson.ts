@@ -128,6 +128,10 @@ export async function runLesson(
     const interrupt = async (code: number) => {
       if (isInterrupted) return; // Under `deno task` it arrives twice.
       isInterrupted = true;
+      if (!mode.drains) {
+        isEnding = true;
+        if (name !== "server") Deno.exitCode = code;
+      }
       signalled.resolve();
       // The terminal has shown ^C, wherever the cursor was.
       if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) {
@@ -136,7 +140,6 @@ export async function runLesson(
       stop.abort();
       if (mode.drains) return;
       lastLine ??= mode.last;
-      if (name !== "server") Deno.exitCode = code;
       end(0);
     };
     Deno.addSignalListener("SIGINT", () => interrupt(130));

@@ -44,9 +44,13 @@ export interface SocketCall {
 type Any = any;
 type Conn = Deno.Conn<Deno.Addr>;
 
+/** The program may put another one in its place. */
+const OwnError = Error;
+/** This file, as stacks name it: not always as `import.meta.url` does. */
+const [THIS_FILE] = new OwnError().stack!.match(/\w+:.+?(?=:\d+:\d+\)?$)/m)!;
 /** Where `writeFull` and the like are: their caller is the program. */
-const LIB = import.meta.url.replace(/harness\/socket_calls\.ts$/, "");
-/** It plays the network: none of its calls is the program's. */
+const LIB = THIS_FILE.replace(/harness\/socket_calls\.ts$/, "");
+/** It plays the network: none of its calls is the program's. A copy has none. */
 const RELAY = `${LIB}relay.ts`;
 const HELPERS = ["readFull", "writeFull"]; // In a copy they stand in the program.
 /** Where `connect` and `send` go if no host is given. */
@@ -54,9 +58,9 @@ const LOOPBACK_HOST = "127.0.0.1";
 
 /**
  * Watches all socket calls of this process from now on. The program behaves as
- * before: results, errors and their order are the same. So all that is done
- * here besides the call itself must not throw, and must not run code of the
- * program.
+ * before: results, errors and their order are the same. Nothing here throws
+ * into the program. But a getter of its own, in an address say, may be asked once
+ * more.
  *
  * @param report Is told each call, before the program has its result.
  *
@@ -67,10 +71,10 @@ const LOOPBACK_HOST = "127.0.0.1";
  * ```
  */
 export function watchSocketCalls(report: (call: SocketCall) => void): void {
-  const known = new WeakSet<object>(); // Connections, but none of TLS.
+  const tracedConns = new WeakSet<object>(); // Connections, but none of TLS.
   const open = new Set<object>(); // Those that are not closed.
   let areSeveral = false; // Then each call names its connection.
-  const closed = new WeakSet<object>(); // Listeners, and sockets for datagrams.
+  const opened = new WeakSet<object>(); // Listeners, and sockets for datagrams.
   /** What was received, to recognize it when it is passed on. */
   const received = new WeakMap<object, number>();
   let datagrams = 0;
@@ -83,7 +87,9 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   ): void {
     try {
       const more = datagram ? { datagram: datagram() } : {};
-      report({ at, ...place, what: what(), toPeer, ...more });
+      // The name of a host may contain anything.
+      const line = what().replace(/\p{Cc}+/gu, " ");
+      report({ at, ...place, what: line, toPeer, ...more });
     } catch {
       // A program must do the same when it is watched.
     }
@@ -94,8 +100,9 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     call: () => Promise<T>,
     name: () => string,
     done: (value: T) => string,
-    { sends = false, isNothing, datagram }: {
+    { sends = false, onDone, isNothing, datagram }: {
       sends?: boolean;
+      onDone?: (value: T) => void;
       isNothing?: (value: T) => boolean;
       datagram?: () => SocketCall["datagram"];
     } = {},
@@ -103,6 +110,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     const place = here();
     const at = sends ? now() : undefined;
     return call().then((value) => {
+      onDone?.(value);
       const toPeer = sends && !isNothing?.(value);
       tell(place, () => done(value), { at, toPeer, datagram });
       return value;
@@ -133,11 +141,11 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   function watchConn(conn: Conn): void {
     if (open.size === 0) areSeveral = false;
     open.add(conn);
-    known.add(conn);
+    tracedConns.add(conn);
     areSeveral ||= open.size > 1;
     watchOnce(conn, "read", (prototype) => {
       watchCalls(prototype);
-      watchStreams(prototype, { known, open, nameOf, tell });
+      watchStreams(prototype, { tracedConns, open, nameOf, tell });
     });
     watchOnce(conn, "setNoDelay", (prototype) => { // Only TCP has it.
       for (const key of ["setNoDelay", "setKeepAlive"]) {
@@ -156,7 +164,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     replace(prototype, "read", (read) =>
       function (...args) {
         const call = () => read.apply(this, args);
-        if (!known.has(this)) return call();
+        if (!tracedConns.has(this)) return call();
         return follow<number | null>(
           call,
           () => `read${nameOf(this)}`,
@@ -169,21 +177,20 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     replace(prototype, "write", (write) =>
       function (...args) {
         const call = () => write.apply(this, args);
-        if (!known.has(this)) return call();
-        const [data] = args;
-        const quoted = quoteBehind(data); // It may be changed meanwhile.
+        if (!tracedConns.has(this)) return call();
+        const offered = bytes(args[0]); // They may be changed meanwhile.
         const name = () => `write${nameOf(this)}`;
         return follow<number>(
           call,
           name,
-          (count) => `${name()} ${count} of ${data.length} bytes${quoted}`,
+          (count) => `${name()} ${count} of ${offered}`,
           { sends: true, isNothing: (count) => count === 0 },
         );
       });
     replace(prototype, "closeWrite", (closeWrite) =>
       function (...args) {
         const call = () => closeWrite.apply(this, args);
-        if (!known.has(this)) return call();
+        if (!tracedConns.has(this)) return call();
         const name = () => `closeWrite${nameOf(this)}`;
         return follow(call, name, name, { sends: true });
       });
@@ -207,18 +214,15 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           return follow<Conn>(
             () => accept.apply(this, args),
             () => "accept",
-            (conn) => {
-              watchConn(conn);
-              return `accept ${addressOf(conn.remoteAddr)}`;
-            },
+            (conn) => `accept ${addressOf(conn.remoteAddr)}`,
+            { onDone: watchConn },
           );
         });
       for (const key of ["close", Symbol.dispose]) {
         replace(prototype, key, (close) =>
           function (...args) {
             const result = close.apply(this, args);
-            if (!closed.has(this)) tell(here(), () => "close listener");
-            closed.add(this);
+            if (opened.delete(this)) tell(here(), () => "close listener");
             return result;
           });
       }
@@ -240,7 +244,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
             return value;
           }, (error: unknown) => {
             // If its own close() has ended it, this is expected.
-            if (!closed.has(this)) {
+            if (opened.has(this)) {
               tell(place, () => `recvfrom: ${describeError(error)}`);
             }
             throw error;
@@ -249,23 +253,25 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       replace(prototype, "send", (send) =>
         function (...args) {
           const [data, to] = args;
-          const quoted = quoteBehind(data);
+          const offered = bytes(data);
+          const address = addressOf(to, LOOPBACK_HOST);
+          const port = Number(address.split(":").at(-1));
           const id = received.get(data);
-          const name = () => `sendto ${addressOf(to, LOOPBACK_HOST)}`;
+          const name = () => `sendto ${address}`;
           return follow<number>(
             () => send.apply(this, args),
             name,
-            (count) => `${name()} ${count} of ${data.length} bytes${quoted}`,
+            (count) => `${name()} ${count} of ${offered}`,
             {
               sends: true,
-              datagram: () => ({ from: this.addr.port, to: to.port, id }),
+              datagram: () => ({ from: this.addr.port, to: port, id }),
             },
           );
         });
       replace(prototype, "close", (close) =>
         function (...args) {
           const result = close.apply(this, args);
-          closed.add(this);
+          opened.delete(this);
           tell(here(), () => "close");
           return result;
         });
@@ -279,6 +285,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         const place = here();
         try {
           const socket = original.apply(this, args);
+          opened.add(socket);
           watch(socket);
           tell(place, () => `${name} ${addressOf(socket.addr)}`);
           return socket;
@@ -295,17 +302,16 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       return follow<Conn>(
         () => connect.apply(this, args),
         () => `socket, connect ${addressOf(args[0], LOOPBACK_HOST)}`,
-        (conn) => {
-          watchConn(conn);
-          return `socket, connect ${addressOf(conn.remoteAddr)}`;
-        },
-        { sends: true },
+        (conn) => `socket, connect ${addressOf(conn.remoteAddr)}`,
+        { sends: true, onDone: watchConn },
       );
     });
   replace(Deno, "startTls", (startTls) =>
     function (...args) {
-      open.delete(args[0]); // From now on it belongs to another one.
-      return startTls.apply(this, args);
+      return startTls.apply(this, args).then((conn: unknown) => {
+        open.delete(args[0]); // From now on it belongs to another one.
+        return conn;
+      });
     });
 }
 
@@ -339,7 +345,7 @@ interface TellOptions {
 
 /** What a traced stream needs of its watcher. */
 interface StreamWatcher {
-  known: WeakSet<object>;
+  tracedConns: WeakSet<object>;
   open: Set<object>;
   nameOf(conn: Conn): string;
   tell(place: Place, what: () => string, options?: TellOptions): void;
@@ -351,7 +357,7 @@ interface StreamWatcher {
  * for writing.
  */
 function watchStreams(prototype: Any, watcher: StreamWatcher): void {
-  const { known, open, nameOf, tell } = watcher;
+  const { tracedConns, open, nameOf, tell } = watcher;
   /** At their end, and after an error, Deno's streams close the connection. */
   const closedBy = (key: string, place: Place, conn: Conn, at = now()) => {
     if (!open.delete(conn)) return;
@@ -364,7 +370,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       ...original,
       get(this: Conn) {
         const stream = original.get!.call(this); // Throws for another `this`.
-        if (!known.has(this)) return stream;
+        if (!tracedConns.has(this)) return stream;
         const ours = made.get(stream) ?? make(this, stream);
         made.set(stream, ours);
         return ours;
@@ -373,7 +379,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   };
 
   getter("readable", (conn, stream: ReadableStream<Uint8Array>) => {
-    const gotten = here(); // pipeTo() reads where no line of the program is.
+    const gotAt = here(); // pipeTo() reads while no line of the program is on the stack.
     const reader = stream.getReader({ mode: "byob" });
     let isCancelled = false;
     const name = () => `read${nameOf(conn)}`;
@@ -381,7 +387,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       type: "bytes",
       autoAllocateChunkSize: 64 * 1024, // As Deno's own has it.
       async pull(controller) {
-        const place = here(gotten);
+        const place = here(gotAt);
         const request = controller.byobRequest!;
         const { value, done } = await reader.read(request.view as Any)
           .catch((error) => {
@@ -401,7 +407,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
         else request.respond(0);
       },
       async cancel(reason) {
-        const place = here(gotten);
+        const place = here(gotAt);
         isCancelled = true;
         await reader.cancel(reason);
         closedBy("readable", place, conn);
@@ -410,11 +416,11 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   });
 
   getter("writable", (conn, stream: WritableStream<Uint8Array>) => {
-    const gotten = here();
+    const gotAt = here();
     const writer = stream.getWriter();
     const end = async (call: () => Promise<void>) => {
       const at = now();
-      const place = here(gotten);
+      const place = here(gotAt);
       await call();
       closedBy("writable", place, conn, at);
     };
@@ -425,9 +431,8 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       },
       write(chunk) {
         const at = now();
-        const place = here(gotten);
-        const size = chunk?.byteLength;
-        const quoted = quoteBehind(chunk);
+        const place = here(gotAt);
+        const offered = bytes(chunk);
         const name = () => `write${nameOf(conn)}`;
         const failed = (error: unknown) => {
           tell(place, () => `${name()}: ${describeError(error)}`, { at });
@@ -438,7 +443,8 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
             writer.closed.catch(failed);
             return;
           }
-          const done = () => `${name()} ${size} of ${size} bytes${quoted}`;
+          // It says so only when all of it is written.
+          const done = () => `${name()} ${parseInt(offered)} of ${offered}`;
           tell(place, done, { at, toPeer: true });
         }, (error) => {
           failed(error);
@@ -454,8 +460,6 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
 /** Where a call stands in the program. */
 type Place = Pick<SocketCall, "file" | "line" | "function" | "isOfLib">;
 
-/** The program may have another one. */
-const OwnError = Error;
 /** Usually the program's own line is among so many, and each one takes time. */
 const FEW_FRAMES = 6;
 const ALL_FRAMES = 50;
@@ -511,7 +515,7 @@ function stackOf(limit: number): string {
 function frameOf(text: string): (Place & { url: string })[] {
   const [, name = "", url = "", line] = text
     .match(/^ *at (?:async )?(?:(.+?) \()?(\w+:.+?):(\d+):\d+\)?$/) ?? [];
-  if (url === "" || url === import.meta.url) return [];
+  if (url === "" || url === THIS_FILE) return [];
   if (/^(ext|node):/.test(url) || name.includes("(eval at ")) return [];
   return [{
     url,
@@ -528,35 +532,38 @@ function frameOf(text: string): (Place & { url: string })[] {
  */
 const now = () => Number(Temporal.Now.instant().epochNanoseconds) / 1e6;
 
-/** `6 bytes "hello\n"` */
-const bytes = (data: Uint8Array) => `${data.length} bytes${quoteBehind(data)}`;
-
 /**
- * The bytes, to stand after their number. Anything else is not refused here. A
- * 0 at the start begins a number of four bytes, most likely the length of a
- * message.
+ * `6 bytes "hello\n"`. A 0 at the start begins a number of four bytes, most
+ * likely the length of a message.
  */
-function quoteBehind(data: unknown): string {
+function bytes(data: unknown): string {
   try {
-    if (!(data instanceof Uint8Array) || data.length === 0) return "";
-    if (data[0] !== 0 || data.length < 4) return ` ${quoteBytes(data)}`;
+    // Whatever else it is, the call itself accepts or refuses it.
+    const { byteLength } = data as Uint8Array;
+    const count = `${byteLength} bytes`;
+    if (!(data instanceof Uint8Array) || byteLength === 0) return count;
+    if (data[0] !== 0 || byteLength < 4) return `${count} ${quoteBytes(data)}`;
     const number = Array.from(
       data.subarray(0, 4),
       (byte) => byte.toString(16).padStart(2, "0"),
     ).join(" ");
     const rest = data.subarray(4);
-    return rest.length === 0 ? ` ${number}` : ` ${number} ${quoteBytes(rest)}`;
+    return `${count} ${number} ${quoteBytes(rest)}`.replace(/ ""$/, "");
   } catch { // It only looks like an array of bytes.
-    return "";
+    return "? bytes";
   }
 }
 
 /** Any kind of address of Deno's, in one word. */
 function addressOf(address: unknown, host = "0.0.0.0"): string {
-  const { path, cid, hostname = host, port } = Object(address);
-  if (path !== undefined) return path ?? "unix";
-  if (cid !== undefined) return `${cid}:${port}`;
-  return formatAddress({ hostname: String(hostname), port });
+  try {
+    const { path, cid, hostname = host, port } = Object(address);
+    if (path !== undefined) return path ?? "unix";
+    if (cid !== undefined) return `${cid}:${port}`;
+    return formatAddress({ hostname: String(hostname), port });
+  } catch { // A getter of the program's has thrown.
+    return "?";
+  }
 }
 
 /** The object of a prototype chain that has the property itself. */

@@ -334,7 +334,7 @@ Deno.test("copyLesson() takes the functions only, if it is asked to", async () =
   const whole = await copyLesson("lessons/01_tcp_hello.ts");
   const lines = whole.split("\n");
   const [note, rest] = text.split("MIT License.\n")[1].split("\n\n/**");
-  assertMatch(note, /^\/\/ These are functions of it\./);
+  assertMatch(note, /^\/\/ Only some functions of that lesson\./);
   for (const line of rest.split("\n")) assert(lines.includes(line), line);
 
   // Several names in one declaration, and texts that begin at the left edge.
@@ -479,13 +479,19 @@ Deno.test("copy refuses what it does not understand", async () => {
     [[], "which lesson?"],
     [["nothing", "x.ts"], 'no lesson or module "nothing"'],
     [["lines", "a.ts", "b"], 'unexpected argument "b"'],
-    [["02", "--only", "nothing"], 'no function "nothing" in lessons/02_tcp'],
-    [["03", "--only", "x"], 'no function "x" in lessons/03_addresses.ts'],
+    [["02", "--only", "nothing"], 'no export "nothing" in lessons/02_tcp'],
+    [["03", "--only", "x"], 'no export "x" in lessons/03_addresses.ts'],
     // This demo needs a command line, to start its server.
-    [["01", "--only", "client,demo"], 'no function "demo" in lessons/01_tcp'],
+    [["01", "--only", "client,demo"], 'no export "demo" in lessons/01_tcp'],
     [["02", "a.js"], '"a.js" does not end in .ts'],
     [["02", "a.d.ts"], '"a.d.ts" does not end in .ts'],
-    [["02", "lessons/01_tcp_hello.ts", "--force"], '"lessons/01_tcp_hello.ts"'],
+    [
+      ["02", "lessons/01_tcp_hello.ts"],
+      '"lessons/01_tcp_hello.ts" is an original\n',
+    ],
+    [["02", "--only", ","], 'no export ""'],
+    [["trace", "--functions"], "trace is copied as a whole"],
+    [["02", "server"], '"server" does not end in .ts'],
     // A flag takes no value, and so no operand either.
     [["lines", "a.ts", "--force", "true"], 'unexpected argument "true"'],
   ];

@@ -381,7 +381,7 @@ Deno.test("10 client() says that it was reset, if a write is the one to find out
   const output = writer();
   const lines = (async function* () {
     yield encode("one\n");
-    await peer.wasReset();
+    await peer.wasReset;
     yield encode("two\n"); // Before the loop looks whether there is an answer.
   })();
   const { port } = peer;

@@ -139,3 +139,31 @@ Deno.test("lib has no import cycle, and no name twice", () => {
   }
   assert(names.has("readFull") && names.has("textLines"));
 });
+
+Deno.test("the repository may stand in a folder whose name is not easy", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "a (b) 课 100% " });
+  const parts = ["lessons", "lib", "deno.json", "deno.lock"];
+  const copy = new Deno.Command("cp", { args: ["-r", ...parts, folder] });
+  assertEquals((await copy.output()).code, 0);
+  await Deno.writeTextFile(
+    `${folder}/program.ts`,
+    "Deno.listen({ port: 0 }).close();",
+  );
+  const [demo, trace] = await Promise.all([
+    runDeno(
+      ["run", "--allow-net", "--allow-run=deno"]
+        .concat(`${folder}/lessons/10_framing.ts`, "demo", "--script"),
+      "/",
+    ),
+    runDeno(
+      ["run", "--preload", `${folder}/lib/harness/trace.ts`, "--allow-net"]
+        .concat(`${folder}/program.ts`),
+      "/",
+    ),
+  ]);
+  await Deno.remove(folder, { recursive: true });
+  assertEquals([demo.code, demo.stderr], [0, ""]);
+  assertMatch(demo.stdout, /^write 10 bytes 00 00 00 06 +\|-+>\|/m);
+  assertEquals(trace.code, 0);
+  assertMatch(trace.stderr, /^program\.ts\(1\): socket, bind, listen /);
+});

@@ -36,21 +36,24 @@ export async function exchange(
   const bytes = typeof data === "string"
     ? new TextEncoder().encode(data)
     : data;
-  const sending = (async () => {
+  const send = async () => {
     for (let sent = 0; sent < bytes.length;) {
       sent += await conn.write(bytes.subarray(sent));
     }
     await conn.closeWrite();
-  })();
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  for (;;) {
-    const buffer = new Uint8Array(64 * 1024);
-    const count = await conn.read(buffer);
-    if (count === null) break;
-    chunks.push(buffer.subarray(0, count));
-  }
-  await sending;
-  return await new Blob(chunks).text();
+  };
+  const readAll = async () => {
+    const chunks: Uint8Array<ArrayBuffer>[] = [];
+    for (;;) {
+      const buffer = new Uint8Array(64 * 1024);
+      const count = await conn.read(buffer);
+      if (count === null) return await new Blob(chunks).text();
+      chunks.push(buffer.subarray(0, count));
+    }
+  };
+  // Both may fail, when the server is gone: then neither is left alone.
+  const [text] = await Promise.all([readAll(), send()]);
+  return text;
 }
 
 /** Listens, and resets each connection when its first bytes have come. */

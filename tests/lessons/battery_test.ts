@@ -96,12 +96,13 @@ async function exchange(
   send = writeAll,
 ) {
   using conn = await connect(port);
-  const sending = (async () => {
+  const sendAll = async () => {
     await send(conn, target.request(data));
     await conn.closeWrite();
-  })();
-  assertSame(await readAll(conn), target.reply(data));
-  await sending;
+  };
+  // Both may fail, when the server is gone: then neither is left alone.
+  const [reply] = await Promise.all([readAll(conn), sendAll()]);
+  assertSame(reply, target.reply(data));
 }
 
 type Attack = (target: Target, port: number) => Promise<unknown>;
@@ -136,13 +137,16 @@ const ATTACKS: Record<string, Attack> = {
   "stops reading for a while": async (target, port) => {
     using conn = await connect(port);
     const data = randomBytes(1_000_000);
-    const sending = writeAll(conn, target.request(data));
     const reply = target.reply(data);
-    const first = await readAll(conn, 1);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    const rest = await readAll(conn, reply.length - first.length);
-    await sending;
-    assertSame(await new Blob([first, rest]).bytes(), reply);
+    const readLate = async () => {
+      const first = await readAll(conn, 1);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      const rest = await readAll(conn, reply.length - first.length);
+      return await new Blob([first, rest]).bytes();
+    };
+    const sending = writeAll(conn, target.request(data));
+    const [got] = await Promise.all([readLate(), sending]);
+    assertSame(got, reply);
   },
   "sends random bytes": async (_, port) => {
     using conn = await connect(port);

@@ -140,8 +140,9 @@ export function findSource(name: string): string {
   const wanted = name.replace(/^\.\//, "").replace(/\.ts$/, "");
   const found = [
     paths.indexOf(`${wanted}.ts`),
-    names.indexOf(wanted),
+    // Lessons come first: `byte_order` is the one of `deno task byte_order`.
     names.findIndex((it) => it.replace(/^\d+_/, "") === wanted),
+    names.indexOf(wanted),
     names.findIndex((it) => it.match(/^\d+(?=_)/)?.[0] === wanted),
   ].find((index) => index >= 0);
   if (found !== undefined) return paths[found];
@@ -180,7 +181,7 @@ export function usageOf(text: string, file: string): string[] {
     own.matchAll(EXPORTED),
     ([, kind, name]) => /interface|type/.test(kind) ? `type ${name}` : name,
   ).join(", ");
-  const url = fileNameOf(file).replace(/[%#?\\]/g, encodeURIComponent);
+  const url = fileNameOf(file).replace(/[%#?\\\t\r\n]/g, encodeURIComponent);
   return [`import { ${list} } from ${JSON.stringify(`./${url}`)};`];
 }
 

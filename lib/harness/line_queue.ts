@@ -10,6 +10,8 @@ import { patient } from "./patient.ts";
 const MOST_UNREAD = 10_000;
 /** How many may wait for the program to come to an `await`. */
 const MOST_LINES = 1_000_000;
+/** How many are written at once. */
+const BATCH_OF_LINES = 1000;
 /** How long a write may take before we believe that nobody reads. */
 const PATIENCE = 200;
 
@@ -17,8 +19,8 @@ const PATIENCE = 200;
  * Writes lines to standard error. On a terminal each one is there before the
  * program goes on. A pipe that nobody reads may be full. So if it is not a
  * terminal, the lines wait in a queue. Those that do not fit into it are
- * counted. A program that ends by itself waits until its last lines are read.
- * `Deno.exit()` does not, if nobody has read for a while.
+ * counted. The end of the program, and an error that nobody catches, may wait
+ * until the last lines are read.
  */
 export class LineQueue {
   #waiting: string[] = [];
@@ -29,6 +31,7 @@ export class LineQueue {
   #isTerminal = Deno.stderr.isTerminal();
   #isBroken = false;
   #stderr = patient(Deno.stderr);
+  #clock = performance; // The program may put another one in its place.
 
   constructor() {
     // Neither Deno.exit() nor an error that nobody catches waits for a write.
@@ -44,7 +47,10 @@ export class LineQueue {
     const { length } = this.#waiting;
     const isFull = length >= MOST_UNREAD && this.#isStuck();
     if (isFull || length >= MOST_LINES) this.#dropped++;
-    else this.#waiting.push(line);
+    else {
+      this.#sayDropped(); // Here is the gap.
+      this.#waiting.push(line);
+    }
     this.#writing ??= this.#writeAll();
   }
 
@@ -59,7 +65,7 @@ export class LineQueue {
   }
 
   #isStuck(): boolean {
-    return performance.now() - (this.#since ?? Infinity) >= PATIENCE;
+    return this.#clock.now() - (this.#since ?? Infinity) >= PATIENCE;
   }
 
   async #writeAll(): Promise<void> {
@@ -67,7 +73,7 @@ export class LineQueue {
     while (this.#waiting.length > 0) {
       const bytes = new TextEncoder().encode(this.#take());
       for (let written = 0; written < bytes.length;) {
-        this.#since = performance.now();
+        this.#since = this.#clock.now();
         try {
           written += await this.#stderr.write(bytes.subarray(written));
         } catch { // The reader is gone, but the program goes on.
@@ -81,14 +87,16 @@ export class LineQueue {
     this.#writing = undefined;
   }
 
-  /** Some of the lines that wait, and how many were lost after the last. */
+  #sayDropped(): void {
+    if (this.#dropped === 0) return;
+    this.#waiting.push(`trace: ${this.#dropped} lines were dropped, unread`);
+    this.#dropped = 0;
+  }
+
+  /** Some of the lines that wait. */
   #take(): string {
-    const lines = this.#waiting.splice(0, 1000);
-    if (this.#dropped > 0 && this.#waiting.length === 0) {
-      lines.push(`trace: ${this.#dropped} lines were dropped, unread`);
-      this.#dropped = 0;
-    }
-    return lines.join("\n") + "\n";
+    if (this.#waiting.length <= BATCH_OF_LINES) this.#sayDropped();
+    return this.#waiting.splice(0, BATCH_OF_LINES).join("\n") + "\n";
   }
 
   #writeRest(): void {

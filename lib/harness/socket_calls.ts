@@ -44,10 +44,12 @@ export interface SocketCall {
 type Any = any;
 type Conn = Deno.Conn<Deno.Addr>;
 
-/** The program may put another one in its place. */
-const OwnError = Error;
+/** The program may put others in their place. */
+const [OwnError, OwnClock] = [Error, Temporal.Now];
 /** This file, as stacks name it: not always as `import.meta.url` does. */
-const [THIS_FILE] = new OwnError().stack!.match(/\w+:.+?(?=:\d+:\d+\)?$)/m)!;
+const THIS_FILE =
+  new OwnError().stack?.match(/\w+:.+?(?=:\d+:\d+\)?$)/m)?.[0] ??
+    import.meta.url;
 /** Where `writeFull` and the like are: their caller is the program. */
 const LIB = THIS_FILE.replace(/harness\/socket_calls\.ts$/, "");
 /** It plays the network: none of its calls is the program's. A copy has none. */
@@ -58,9 +60,9 @@ const LOOPBACK_HOST = "127.0.0.1";
 
 /**
  * Watches all socket calls of this process from now on. The program behaves as
- * before: results, errors and their order are the same. Nothing here throws
- * into the program. But a getter of its own, in an address say, may be asked once
- * more.
+ * before: its results and errors are the same. Nothing here throws into the
+ * program. But a getter of its own, in an address say, may be asked once more.
+ * And what ends in the same turn of the event loop may end in another order.
  *
  * @param report Is told each call, before the program has its result.
  *
@@ -255,7 +257,6 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           const [data, to] = args;
           const offered = bytes(data);
           const address = addressOf(to, LOOPBACK_HOST);
-          const port = Number(address.split(":").at(-1));
           const id = received.get(data);
           const name = () => `sendto ${address}`;
           return follow<number>(
@@ -264,7 +265,10 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
             (count) => `${name()} ${count} of ${offered}`,
             {
               sends: true,
-              datagram: () => ({ from: this.addr.port, to: port, id }),
+              datagram: () => {
+                const port = Number(address.split(":").at(-1));
+                return { from: this.addr.port, to: port, id };
+              },
             },
           );
         });
@@ -469,21 +473,25 @@ const ALL_FRAMES = 50;
  * Deno's, nor of a library, nor of `lib/`. The stack goes on after an `await`.
  */
 function here(otherwise?: Place): Place {
-  let frames: (Place & { url: string })[] = [];
-  for (const limit of [FEW_FRAMES, ALL_FRAMES]) {
-    const lines = stackOf(limit).split("\n");
-    frames = lines.flatMap(frameOf);
-    const found = frames.find(({ url }) => url === RELAY) ??
-      frames.find(({ url, isOfLib, function: name }) =>
-        url.startsWith("file:") && !isOfLib &&
-        !url.includes("/node_modules/") && !HELPERS.includes(name)
-      );
-    if (found !== undefined) return placeOf(found);
-    if (lines.length <= limit) break; // These are all.
+  let first: Place | undefined;
+  try {
+    for (const limit of [FEW_FRAMES, ALL_FRAMES]) {
+      const lines = stackOf(limit).split("\n");
+      const frames = lines.flatMap(frameOf);
+      const found = frames.find(({ url }) => url === RELAY) ??
+        frames.find(({ url, isOfLib, function: name }) =>
+          url.startsWith("file:") && !isOfLib &&
+          !url.includes("/node_modules/") && !HELPERS.includes(name)
+        );
+      if (found !== undefined) return placeOf(found);
+      first = frames[0];
+      if (lines.length <= limit) break; // These are all.
+    }
+  } catch {
+    // The program has changed what this is made with.
   }
-  if (otherwise !== undefined) return otherwise;
-  const [first = { file: "", line: 0, function: "", isOfLib: false }] = frames;
-  return placeOf(first);
+  const nowhere = { file: "", line: 0, function: "", isOfLib: false };
+  return otherwise ?? placeOf(first ?? nowhere);
 }
 
 const placeOf = ({ file, line, function: name, isOfLib }: Place): Place => (
@@ -521,7 +529,8 @@ function frameOf(text: string): (Place & { url: string })[] {
     url,
     file: url.slice(url.lastIndexOf("/") + 1),
     line: Number(line),
-    function: name.replace(/ \[as .*\]$/, "").replace(/^[\w$]+\.(?=.)/, ""),
+    function: name.replace(/ \[as .*\]$/, "").replace(/^[\w$]+\.(?=.)/, "")
+      .replace(/^_onTimeout$/, ""), // A function without a name has Deno's.
     isOfLib: url.startsWith(LIB),
   }];
 }
@@ -530,7 +539,7 @@ function frameOf(text: string): (Place & { url: string })[] {
  * The clock of the host. `performance.timeOrigin` is measured by each process
  * for itself. On a busy machine two of them differ by more than a read takes.
  */
-const now = () => Number(Temporal.Now.instant().epochNanoseconds) / 1e6;
+const now = () => Number(OwnClock.instant().epochNanoseconds) / 1e6;
 
 /**
  * `6 bytes "hello\n"`. A 0 at the start begins a number of four bytes, most

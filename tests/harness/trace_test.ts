@@ -293,6 +293,33 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       /^(program\.ts\(4\):listen .+\n){6}(\(0\): .+\n){4}$/,
     ],
   },
+  "a program that takes away what the trace needs": {
+    script: `
+      const use = async () => {
+        const l = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+        const c = await Deno.connect({ port: l.addr.port });
+        await c.write(new Uint8Array(1));
+        c.close();
+        l.close();
+        console.log("used");
+      };
+      const g = globalThis as any;
+      g.performance = {};
+      delete g.Temporal;
+      await use();
+      const { split } = String.prototype;
+      String.prototype.split = () => null;
+      await use();
+      String.prototype.split = split;
+      g.Object.prototype.get = undefined;
+      await use();
+      delete g.Object.prototype.get;
+      await use();`,
+    trace: [
+      /^program\.ts\(5\):use write 1 of 1 bytes "\\x00"$/m,
+      /(program\.ts\(\d+\):use .+\n){5}$/,
+    ],
+  },
   "getters, and objects that only look right": {
     script: `
       const t = async (f: () => Promise<unknown>) => { let p; try { p = f(); } catch { console.log("thrown at once"); } try { console.log(await p); } catch (e) { console.log(String(e)); } };
@@ -375,7 +402,11 @@ Deno.test("trace that nobody reads holds nothing up, and says what it dropped", 
     `${folder}/program.ts`,
     `const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     console.log(listener.addr.port);
-    for await (const conn of listener) conn.close();`,
+    let count = 0;
+    for await (const conn of listener) {
+      await conn.write(new TextEncoder().encode("#" + count++));
+      conn.close();
+    }`,
   );
   const command = new Deno.Command(Deno.execPath(), {
     args: ["run", `--preload=${TRACE}`, "--no-check", "--allow-net"]
@@ -386,20 +417,46 @@ Deno.test("trace that nobody reads holds nothing up, and says what it dropped", 
   await using child = command.spawn();
   const out = child.stdout.getReader();
   const port = Number(new TextDecoder().decode((await out.read()).value));
-  // More than the pipe and the queue take: two lines each.
-  for (let i = 0; i < 10_000; i++) {
+  let clients = 0;
+  const connect = async () => {
     using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    assertEquals(await conn.read(new Uint8Array(1)), null);
-  }
+    const size = `#${clients++}`.length;
+    assertEquals(await conn.read(new Uint8Array(9)), size);
+  };
+  // More than the pipe and the queue take: three lines each.
+  for (let i = 0; i < 6000; i++) await connect();
   // Now it is read, and the program is still there.
   let errors = "";
+  let going: Promise<void> | undefined;
+  const goOn = async () => {
+    for (let i = 0; i < 100; i++) await connect();
+  };
   const reading = child.stderr.pipeThrough(new TextDecoderStream())
-    .pipeTo(new WritableStream({ write: (text) => void (errors += text) }));
-  await until(() => /trace: \d+ lines were dropped, unread\n/.test(errors));
-  (await Deno.connect({ hostname: "127.0.0.1", port })).close();
-  await until(() => /unread\n[^]*accept/.test(errors));
+    .pipeTo(
+      new WritableStream({
+        write(text) {
+          errors += text;
+          going ??= goOn(); // While the rest still waits to be read.
+        },
+      }),
+    );
+  await until(() => going !== undefined);
+  await going;
+  await until(() => errors.includes(`"#${clients - 1}"`));
   child.kill("SIGTERM");
   await reading;
+  assertMatch(errors, /^trace: \d+ lines were dropped, unread$/m);
+  // It says so where they are missing.
+  let expected = 0;
+  let isGap = false;
+  for (const line of errors.split("\n")) {
+    isGap ||= line.endsWith(" lines were dropped, unread");
+    const number = Number(line.match(/"#(\d+)"$/)?.[1] ?? NaN);
+    if (Number.isNaN(number)) continue;
+    assert(number === expected || isGap, `${number}, expected ${expected}`);
+    expected = number + 1;
+    isGap = false;
+  }
   await out.cancel();
   await Deno.remove(folder, { recursive: true });
 });

@@ -87,32 +87,36 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     what: () => string,
     { at = now(), toPeer = false, datagram }: TellOptions = {},
   ): void {
-    try {
+    safely(() => {
       const more = datagram ? { datagram: datagram() } : {};
       // The name of a host may contain anything.
       const line = what().replace(/\p{Cc}+/gu, " ");
       report({ at, ...place, what: line, toPeer, ...more });
-    } catch {
-      // A program must do the same when it is watched.
-    }
+    });
   }
 
-  /** Watches a call until it is done, and passes on what comes of it. */
+  /** What is known before a call. One that sends has its time already. */
+  const begin = (sends = false) => (
+    { place: here(), at: sends ? now() : undefined, sends }
+  );
+
+  /**
+   * Watches a call until it is done, and passes on what comes of it. The call is
+   * made by our replacement itself, which is then our only line on its stack.
+   */
   function follow<T>(
-    call: () => Promise<T>,
+    { place, at, sends }: ReturnType<typeof begin>,
+    result: Promise<T>,
     name: () => string,
     done: (value: T) => string,
-    { sends = false, onDone, isNothing, datagram }: {
-      sends?: boolean;
+    { onDone, isNothing, datagram }: {
       onDone?: (value: T) => void;
       isNothing?: (value: T) => boolean;
       datagram?: () => SocketCall["datagram"];
     } = {},
   ): Promise<T> {
-    const place = here();
-    const at = sends ? now() : undefined;
-    return call().then((value) => {
-      onDone?.(value);
+    return result.then((value) => {
+      safely(() => onDone?.(value));
       const toPeer = sends && !isNothing?.(value);
       tell(place, () => done(value), { at, toPeer, datagram });
       return value;
@@ -165,10 +169,10 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   function watchCalls(prototype: Any): void {
     replace(prototype, "read", (read) =>
       function (...args) {
-        const call = () => read.apply(this, args);
-        if (!tracedConns.has(this)) return call();
+        if (!tracedConns.has(this)) return read.apply(this, args);
         return follow<number | null>(
-          call,
+          begin(),
+          read.apply(this, args),
           () => `read${nameOf(this)}`,
           (count) =>
             count === null
@@ -178,23 +182,22 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       });
     replace(prototype, "write", (write) =>
       function (...args) {
-        const call = () => write.apply(this, args);
-        if (!tracedConns.has(this)) return call();
+        if (!tracedConns.has(this)) return write.apply(this, args);
         const offered = bytes(args[0]); // They may be changed meanwhile.
         const name = () => `write${nameOf(this)}`;
         return follow<number>(
-          call,
+          begin(true),
+          write.apply(this, args),
           name,
           (count) => `${name()} ${count} of ${offered}`,
-          { sends: true, isNothing: (count) => count === 0 },
+          { isNothing: (count) => count === 0 },
         );
       });
     replace(prototype, "closeWrite", (closeWrite) =>
       function (...args) {
-        const call = () => closeWrite.apply(this, args);
-        if (!tracedConns.has(this)) return call();
+        if (!tracedConns.has(this)) return closeWrite.apply(this, args);
         const name = () => `closeWrite${nameOf(this)}`;
-        return follow(call, name, name, { sends: true });
+        return follow(begin(true), closeWrite.apply(this, args), name, name);
       });
     for (const key of ["close", Symbol.dispose]) {
       replace(prototype, key, (close) =>
@@ -214,7 +217,8 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       replace(prototype, "accept", (accept) =>
         function (...args) {
           return follow<Conn>(
-            () => accept.apply(this, args),
+            begin(),
+            accept.apply(this, args),
             () => "accept",
             (conn) => `accept ${addressOf(conn.remoteAddr)}`,
             { onDone: watchConn },
@@ -260,11 +264,11 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           const id = received.get(data);
           const name = () => `sendto ${address}`;
           return follow<number>(
-            () => send.apply(this, args),
+            begin(true),
+            send.apply(this, args),
             name,
             (count) => `${name()} ${count} of ${offered}`,
             {
-              sends: true,
               datagram: () => {
                 const port = Number(address.split(":").at(-1));
                 return { from: this.addr.port, to: port, id };
@@ -289,8 +293,8 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         const place = here();
         try {
           const socket = original.apply(this, args);
+          safely(() => watch(socket));
           opened.add(socket);
-          watch(socket);
           tell(place, () => `${name} ${addressOf(socket.addr)}`);
           return socket;
         } catch (error) {
@@ -304,10 +308,11 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   replace(Deno, "connect", (connect) =>
     function (...args) {
       return follow<Conn>(
-        () => connect.apply(this, args),
+        begin(true),
+        connect.apply(this, args),
         () => `socket, connect ${addressOf(args[0], LOOPBACK_HOST)}`,
         (conn) => `socket, connect ${addressOf(conn.remoteAddr)}`,
-        { sends: true, onDone: watchConn },
+        { onDone: watchConn },
       );
     });
   replace(Deno, "startTls", (startTls) =>
@@ -317,6 +322,15 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         return conn;
       });
     });
+}
+
+/** A program must do the same when it is watched. */
+function safely(watch: () => void): void {
+  try {
+    watch();
+  } catch {
+    // Then this is not watched.
+  }
 }
 
 /** Replaces a method by one that keeps its name. */

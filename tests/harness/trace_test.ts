@@ -293,6 +293,16 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       /^(program\.ts\(4\):listen .+\n){6}(\(0\): .+\n){4}$/,
     ],
   },
+  "a short stack": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const conn = await Deno.connect({ port: listener.addr.port });
+      Error.stackTraceLimit = 4;
+      try { await conn.write("text" as any); } catch (e) { console.log(e.stack.split("\\n").at(-1).includes("program.ts:5:")); }
+      conn.close();
+      listener.close();`,
+    trace: [/^program\.ts\(5\): write: .+$/m],
+  },
   "a program that takes away what the trace needs": {
     script: `
       const use = async () => {

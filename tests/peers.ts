@@ -27,6 +27,32 @@ export async function reset(
   await closed;
 }
 
+/** Reads to the end, or as many bytes as are wanted. */
+export async function readAll(
+  conn: Deno.Conn,
+  wanted = Infinity,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  for (let size = 0; size < wanted;) {
+    const buffer = new Uint8Array(64 * 1024);
+    const count = await conn.read(buffer);
+    if (count === null) break;
+    chunks.push(buffer.subarray(0, count));
+    size += count;
+  }
+  return await new Blob(chunks).bytes();
+}
+
+/** Writes all of `data`. Not by `lib`, which is what is tested here. */
+export async function writeAll(
+  conn: Deno.Conn,
+  data: Uint8Array,
+): Promise<void> {
+  for (let sent = 0; sent < data.length;) {
+    sent += await conn.write(data.subarray(sent));
+  }
+}
+
 /** Sends `data`, ends its side, and returns all that comes back. */
 export async function exchange(
   port: number,
@@ -37,23 +63,12 @@ export async function exchange(
     ? new TextEncoder().encode(data)
     : data;
   const send = async () => {
-    for (let sent = 0; sent < bytes.length;) {
-      sent += await conn.write(bytes.subarray(sent));
-    }
+    await writeAll(conn, bytes);
     await conn.closeWrite();
   };
-  const readAll = async () => {
-    const chunks: Uint8Array<ArrayBuffer>[] = [];
-    for (;;) {
-      const buffer = new Uint8Array(64 * 1024);
-      const count = await conn.read(buffer);
-      if (count === null) return await new Blob(chunks).text();
-      chunks.push(buffer.subarray(0, count));
-    }
-  };
   // Both may fail, when the server is gone: then neither is left alone.
-  const [text] = await Promise.all([readAll(), send()]);
-  return text;
+  const [reply] = await Promise.all([readAll(conn), send()]);
+  return new TextDecoder().decode(reply);
 }
 
 /** Listens, and resets each connection when its first bytes have come. */

@@ -130,6 +130,7 @@ export async function runLesson(
       isInterrupted = true;
       if (!mode.drains) {
         isEnding = true;
+        lastLine ??= mode.last;
         if (name !== "server") Deno.exitCode = code;
       }
       signalled.resolve();
@@ -138,16 +139,13 @@ export async function runLesson(
         await atMost(OUTPUT_ENDS, print(""));
       }
       stop.abort();
-      if (mode.drains) return;
-      lastLine ??= mode.last;
-      end(0);
+      if (!mode.drains) end(0);
     };
     Deno.addSignalListener("SIGINT", () => interrupt(130));
     if (Deno.build.os !== "windows") {
       Deno.addSignalListener("SIGTERM", () => interrupt(143));
     }
-    const { child } = values;
-    if (child) {
+    if (values["child"]) {
       // A child ends when its parent closes the child's standard input, or is
       // killed.
       Deno.stdin.readable.pipeTo(new WritableStream())

@@ -109,19 +109,22 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     result: Promise<T>,
     name: () => string,
     done: (value: T) => string,
-    { onDone, isNothing, datagram }: {
+    { onDone, isNothing, isExpected, datagram }: {
       onDone?: (value: T) => void;
       isNothing?: (value: T) => boolean;
-      datagram?: () => SocketCall["datagram"];
+      isExpected?: () => boolean;
+      datagram?: (value: T) => SocketCall["datagram"];
     } = {},
   ): Promise<T> {
     return result.then((value) => {
       safely(() => onDone?.(value));
       const toPeer = sends && !isNothing?.(value);
-      tell(place, () => done(value), { at, toPeer, datagram });
+      const more = datagram && (() => datagram(value));
+      tell(place, () => done(value), { at, toPeer, datagram: more });
       return value;
     }, (error) => {
-      tell(place, () => `${name()}: ${describeError(error)}`, { at });
+      const failed = () => `${name()}: ${describeError(error)}`;
+      if (!isExpected?.()) tell(place, failed, { at });
       throw error;
     });
   }
@@ -170,14 +173,15 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     replace(prototype, "read", (read) =>
       function (...args) {
         if (!tracedConns.has(this)) return read.apply(this, args);
+        const name = () => `read${nameOf(this)}`;
         return follow<number | null>(
           begin(),
           read.apply(this, args),
-          () => `read${nameOf(this)}`,
+          name,
           (count) =>
             count === null
-              ? `read${nameOf(this)}: end of stream`
-              : `read${nameOf(this)} ${bytes(args[0].subarray(0, count))}`,
+              ? `${name()}: end of stream`
+              : `${name()} ${bytes(args[0].subarray(0, count))}`,
         );
       });
     replace(prototype, "write", (write) =>
@@ -239,22 +243,19 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     watchOnce(socket, "receive", (prototype) => {
       replace(prototype, "receive", (receive) =>
         function (...args) {
-          const place = here();
-          return receive.apply(this, args).then((value: Any) => {
-            const [data, from] = value;
-            const id = ++datagrams;
-            received.set(data, id);
-            tell(place, () => `recvfrom ${addressOf(from)} ${bytes(data)}`, {
-              datagram: () => ({ from: from.port, to: this.addr.port, id }),
-            });
-            return value;
-          }, (error: unknown) => {
-            // If its own close() has ended it, this is expected.
-            if (opened.has(this)) {
-              tell(place, () => `recvfrom: ${describeError(error)}`);
-            }
-            throw error;
-          });
+          return follow<[Uint8Array, Any]>(
+            begin(),
+            receive.apply(this, args),
+            () => "recvfrom",
+            ([data, from]) => `recvfrom ${addressOf(from)} ${bytes(data)}`,
+            {
+              onDone: ([data]) => received.set(data, ++datagrams),
+              isExpected: () => !opened.has(this), // Its own close() ends it.
+              datagram: ([data, from]) => (
+                { from: from.port, to: this.addr.port, id: received.get(data) }
+              ),
+            },
+          );
         });
       replace(prototype, "send", (send) =>
         function (...args) {
@@ -493,24 +494,20 @@ function here(otherwise?: Place): Place {
       const lines = stackOf(limit).split("\n");
       const frames = lines.flatMap(frameOf);
       const found = frames.find(({ url }) => url === RELAY) ??
-        frames.find(({ url, isOfLib, function: name }) =>
-          url.startsWith("file:") && !isOfLib &&
-          !url.includes("/node_modules/") && !HELPERS.includes(name)
+        frames.find(({ url, place }) =>
+          url.startsWith("file:") && !url.includes("/node_modules/") &&
+          !place.isOfLib && !HELPERS.includes(place.function)
         );
-      if (found !== undefined) return placeOf(found);
-      first = frames[0];
+      if (found !== undefined) return found.place;
+      first = frames[0]?.place;
       if (lines.length <= limit) break; // These are all.
     }
   } catch {
     // The program has changed what this is made with.
   }
   const nowhere = { file: "", line: 0, function: "", isOfLib: false };
-  return otherwise ?? placeOf(first ?? nowhere);
+  return otherwise ?? first ?? nowhere;
 }
-
-const placeOf = ({ file, line, function: name, isOfLib }: Place): Place => (
-  { file, line, function: name, isOfLib }
-);
 
 /** The stack as V8 writes it, whatever the program has set for its own. */
 function stackOf(limit: number): string {
@@ -534,19 +531,19 @@ function stackOf(limit: number): string {
 }
 
 /** A line of a stack, if it is not Deno's, not of this file, and not of eval. */
-function frameOf(text: string): (Place & { url: string })[] {
+function frameOf(text: string): { url: string; place: Place }[] {
   const [, name = "", url = "", line] = text
     .match(/^ *at (?:async )?(?:(.+?) \()?(\w+:.+?):(\d+):\d+\)?$/) ?? [];
   if (url === "" || url === THIS_FILE) return [];
   if (/^(ext|node):/.test(url) || name.includes("(eval at ")) return [];
-  return [{
-    url,
+  const place = {
     file: url.slice(url.lastIndexOf("/") + 1),
     line: Number(line),
     function: name.replace(/ \[as .*\]$/, "").replace(/^[\w$]+\.(?=.)/, "")
       .replace(/^_onTimeout$/, ""), // A function without a name has Deno's.
     isOfLib: url.startsWith(LIB),
-  }];
+  };
+  return [{ url, place }];
 }
 
 /**

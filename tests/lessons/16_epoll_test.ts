@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { server } from "../../lessons/16_epoll.ts";
-import { exchange, reset } from "../peers.ts";
+import { exchange, reset, writeAll } from "../peers.ts";
 import {
   hasProgram,
   isFree,
@@ -50,12 +50,6 @@ function someBytes(size: number): Uint8Array<ArrayBuffer> {
     words[i] = state = Math.imul(state, 1664525) + 1013904223;
   }
   return new Uint8Array(words.buffer, 0, size);
-}
-
-async function writeAll(conn: Deno.Conn, data: Uint8Array) {
-  for (let sent = 0; sent < data.length;) {
-    sent += await conn.write(data.subarray(sent));
-  }
 }
 
 /** Reads to the end, and compares each byte with those that were sent. */

@@ -5,7 +5,7 @@
  * output that nobody reads.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { reset } from "../peers.ts";
+import { readAll, reset, writeAll } from "../peers.ts";
 import { LessonProcess, runLines } from "../testing.ts";
 
 const SEED = crypto.getRandomValues(new Uint32Array(1))[0];
@@ -63,25 +63,6 @@ const TARGETS = [ECHO, FRAMES, CONCURRENT];
 const EPOLL: Target = { ...ECHO, lesson: "16_epoll.ts", args: [] };
 
 const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
-
-/** Reads to the end, or as many bytes as are wanted. */
-async function readAll(conn: Deno.Conn, wanted = Infinity) {
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  for (let size = 0; size < wanted;) {
-    const buffer = new Uint8Array(64 * 1024);
-    const count = await conn.read(buffer);
-    if (count === null) break;
-    chunks.push(buffer.subarray(0, count));
-    size += count;
-  }
-  return await new Blob(chunks).bytes();
-}
-
-async function writeAll(conn: Deno.Conn, data: Uint8Array) {
-  for (let sent = 0; sent < data.length;) {
-    sent += await conn.write(data.subarray(sent));
-  }
-}
 
 function assertSame(actual: Uint8Array, expected: Uint8Array) {
   assertEquals(actual.length, expected.length, `seed ${SEED}`);

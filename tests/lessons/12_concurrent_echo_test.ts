@@ -115,7 +115,7 @@ Deno.test("12 server on a terminal: Ctrl+C, and a new line for what follows", {
   await process.stdoutHas("listening on ");
   await process.type("\x03");
   const { code, stdout } = await process.result();
-  assertEquals(code, 0);
+  assertEquals(code, 0, stdout);
   assertMatch(
     stdout,
     /\r\n(\^C)?\r\n12_\S+ close listener\r\n[^]*server closed/,

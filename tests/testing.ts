@@ -306,8 +306,10 @@ export async function hasProgram(name: string): Promise<boolean> {
 /** Wraps a command so that it runs on a pseudo-terminal, by `script(1)`. */
 export function onTerminal(command: string[]): string[] {
   const quoted = command.map((word) => `'${word.replaceAll("'", "'\\''")}'`);
-  // Without `exec` some shells (dash) stay in between, and Ctrl+C ends them too.
-  return ["script", "-qec", `exec ${quoted.join(" ")}`, "/dev/null"];
+  // Script takes the user's shell. Without `exec` some shells (dash) stay in
+  // between, and Ctrl+C ends them too.
+  const script = ["script", "-qec", `exec ${quoted.join(" ")}`, "/dev/null"];
+  return ["env", "SHELL=/bin/sh", ...script];
 }
 
 /**

@@ -7,7 +7,8 @@
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.6.1} RFC 9293, 3.6.1: TIME-WAIT, half-closed connections
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.10.7.4} RFC 9293, 3.10.7.4: a FIN in TIME-WAIT is acknowledged again
  * @resource {https://www.rfc-editor.org/rfc/rfc8985#section-7} RFC 8985, 7: the tail loss probe, the first repetition
- * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_REUSEADDR, SO_ATTACH_FILTER
+ * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_REUSEADDR
+ * @resource {https://www.rfc-editor.org/rfc/rfc5082} RFC 5082: packets whose TTL is too small (IP_MINTTL)
  * @see 08_closing.ts
  * @see 10_framing.ts
  *
@@ -22,9 +23,9 @@
  * - `bind()` sets SO_REUSEADDR before it binds. After `bind` it would be too
  *   late.
  * - `closeInTurn()` decides who is first.
- * - `loseLastAck()` makes a network that fails, without root: a filter on a
- *   socket decides which segments the kernel keeps for this socket. This filter
- *   keeps none.
+ * - `loseLastAck()` makes a network that fails, without root. IP_MINTTL tells a
+ *   socket to take only packets with the largest TTL. Linux sends with a smaller
+ *   one, so the kernel drops all that comes in for this socket.
  * - The states and timers come from the kernel's list of sockets. Each row of a
  *   table comes from one reading.
  *
@@ -33,8 +34,8 @@
  * | `Deno.listen` | `socket`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen`, `getsockname` |
  * | `libc.socket` and `bind` | `socket` and `bind`, and no option |
  * | `setsockopt("SO_REUSEADDR", 1)` | `setsockopt` |
- * | `dropIncoming` | `setsockopt(SO_ATTACH_FILTER)` |
- * | `passIncoming` | `setsockopt(SO_DETACH_FILTER)` |
+ * | `dropIncoming` | `setsockopt(IP_MINTTL, 255)` |
+ * | `passIncoming` | `setsockopt(IP_MINTTL, 0)` |
  *
  * `Deno.listen` always sets SO_REUSEADDR: one cannot turn that off. The servers
  * without it are made through libc (`--allow-ffi`). The kernel's list is read

@@ -174,7 +174,7 @@ async function afterReset(): Promise<string> {
       const writeFull = (conn, data) => conn.write(data);
       ${echoByRead} ${echoByPipeTo}
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      console.log(listener.addr.port);
+      console.log(String(listener.addr.port)); // Numbers may be in color.
       for await (const conn of listener) ${call};`;
     const url = `data:text/javascript,${encodeURIComponent(program)}`;
     const child = spawnDeno([url], "null");

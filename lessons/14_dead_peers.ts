@@ -1,13 +1,14 @@
 /**
  * @title Dead peers: the other side is gone and says nothing
  * @difficulty advanced
- * @tags tcp, SO_KEEPALIVE, TCP_USER_TIMEOUT, heartbeat, SO_ATTACH_FILTER, libc
+ * @tags tcp, SO_KEEPALIVE, TCP_USER_TIMEOUT, heartbeat, IP_MINTTL, libc
  * @run deno run --allow-net --allow-ffi --allow-run=cat lessons/14_dead_peers.ts
  * @resource {https://man7.org/linux/man-pages/man7/tcp.7.html} tcp(7): TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT, tcp_retries2
- * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_KEEPALIVE, SO_ATTACH_FILTER
+ * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_KEEPALIVE
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.8.3} RFC 9293, 3.8.3: how long TCP sends again
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.8.4} RFC 9293, 3.8.4: keep-alives, off unless asked for
  * @resource {https://www.rfc-editor.org/rfc/rfc5482} RFC 5482: the user timeout
+ * @resource {https://www.rfc-editor.org/rfc/rfc5082} RFC 5082: packets whose TTL is too small (IP_MINTTL)
  * @see 11_deadlines.ts
  * @see 13_streams.ts
  *
@@ -17,10 +18,11 @@
  * shows who notices. At first nobody does. Then each of three remedies does.
  *
  * What to look at:
- * - `cutOff` makes a peer dead, and does not need root. A filter on the peer's
- *   socket drops all that comes in. So nothing is answered, as if the host were
- *   gone. The other side cannot see the difference from a network that loses
- *   the bytes.
+ * - `cutOff` makes a peer dead, and does not need root. IP_MINTTL tells the
+ *   peer's socket to take only packets with the largest TTL, and Linux sends
+ *   with a smaller one. So the kernel drops all that comes in, and answers
+ *   nothing, as if the host were gone. The other side cannot see the difference
+ *   from a network that loses the bytes.
  * - A program that only reads is never told. Its socket stays ESTABLISHED, and
  *   the kernel has no timer for it: `read` waits for ever. A program that
  *   writes is not told either: the bytes go into the send queue. The kernel
@@ -45,7 +47,7 @@
  * |---|---|
  * | `conn.setKeepAlive(true)` | `setsockopt(SO_KEEPALIVE)` |
  * | `socket.setsockopt` | `setsockopt(TCP_KEEPIDLE)`, and so on |
- * | `dropIncoming`, `passIncoming` | `setsockopt(SO_ATTACH_FILTER)`, `setsockopt(SO_DETACH_FILTER)` |
+ * | `dropIncoming`, `passIncoming` | `setsockopt(IP_MINTTL, 255)`, `setsockopt(IP_MINTTL, 0)` |
  * | `conn.read` of a dead peer | `recvfrom`: EAGAIN; `epoll_wait`; `recvfrom`: ETIMEDOUT |
  * | `withDeadline` | none: a timer of the event loop |
  *

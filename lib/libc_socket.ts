@@ -26,11 +26,13 @@ const SOCKADDR_SIZE = 16;
 export const SIGINT = 2;
 
 /**
- * Level and name of socket options: `socket(7)`, `tcp(7)`. A value is one `int`;
+ * Level and name of socket options: `ip(7)`, `socket(7)`, `tcp(7)`, RFC 5082
+ * (`IP_MINTTL`). A value is one `int`;
  * for `SO_LINGER` it is two, 1 (it is on) and seconds. `TCP_KEEPIDLE` and
  * `TCP_KEEPINTVL` are in seconds, `TCP_USER_TIMEOUT` is in milliseconds.
  */
 export const SOCKET_OPTIONS = {
+  IP_MINTTL: [0, 21],
   SO_REUSEADDR: [1, 2],
   SO_TYPE: [1, 3],
   SO_ERROR: [1, 4],
@@ -39,8 +41,6 @@ export const SOCKET_OPTIONS = {
   SO_KEEPALIVE: [1, 9],
   SO_LINGER: [1, 13],
   SO_REUSEPORT: [1, 15],
-  SO_ATTACH_FILTER: [1, 26],
-  SO_DETACH_FILTER: [1, 27],
   SO_ACCEPTCONN: [1, 30],
   TCP_NODELAY: [6, 1],
   TCP_KEEPIDLE: [6, 4],

@@ -6,31 +6,29 @@
 
 import { descriptorOf, openLibc } from "./libc_socket.ts";
 
-/** `BPF_RET | BPF_K`, "return 0": of each segment that comes keep 0 bytes. */
-const DROP_ALL = new Uint16Array([0x06, 0, 0, 0]);
+/** The largest TTL of an IP packet. Linux sends with 64, if nobody changed that. */
+const LARGEST_TTL = 255;
 
 /**
  * The kernel drops all that comes in for a connection, as if the network had lost
- * it. What is written still goes out. It needs no root: see `SO_ATTACH_FILTER` in
- * `socket(7)`.
+ * it. What is written still goes out. It does so by `IP_MINTTL` (Linux 2.6.34,
+ * RFC 5082): the socket takes no packet whose TTL is less than the largest one. It
+ * needs no root. (A filter that returns 0, `SO_ATTACH_FILTER` in `socket(7)`, does
+ * the same, but some kernels let only root attach one to a TCP socket.)
  *
  * @throws {Deno.errors.NotFound} If the connection is closed, or not IPv4.
  */
 export function dropIncoming(conn: Deno.TcpConn): void {
   using libc = openLibc();
-  // A struct sock_fprog: how many instructions the filter has, and where.
-  const where = Deno.UnsafePointer.value(Deno.UnsafePointer.of(DROP_ALL));
-  const program = new Int32Array(new BigUint64Array([1n, where]).buffer);
-  descriptorOf(libc, conn).setsockopt("SO_ATTACH_FILTER", ...program);
+  descriptorOf(libc, conn).setsockopt("IP_MINTTL", LARGEST_TTL);
 }
 
 /**
  * Ends the loss: what comes in arrives again.
  *
- * @throws {LibcError} With the code `ENOENT` if nothing was dropped.
  * @throws {Deno.errors.NotFound} If the connection is closed, or not IPv4.
  */
 export function passIncoming(conn: Deno.TcpConn): void {
   using libc = openLibc();
-  descriptorOf(libc, conn).setsockopt("SO_DETACH_FILTER", 0);
+  descriptorOf(libc, conn).setsockopt("IP_MINTTL", 0);
 }

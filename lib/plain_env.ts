@@ -14,11 +14,11 @@
  * import { assertEquals } from "@std/assert";
  *
  * const command = new Deno.Command("deno", {
- *   args: ["eval", "console.log(Deno.env.get('LD_PRELOAD') === '')"],
+ *   args: ["eval", "console.log('<' + Deno.env.get('LD_PRELOAD') + '>')"],
  *   env: WITHOUT_LD,
  * });
  * const { stdout } = await command.output();
- * assertEquals(new TextDecoder().decode(stdout), "true\n");
+ * assertEquals(new TextDecoder().decode(stdout), "<>\n");
  * ```
  */
 export const WITHOUT_LD = {

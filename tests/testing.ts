@@ -30,6 +30,9 @@ export function runLines(lesson: string): Map<string, string[]> {
 /** No test waits longer than this for anything, in milliseconds. */
 const LIMIT = 60_000;
 
+/** The environment of what is started: nobody insists on colors. */
+const { FORCE_COLOR: _, ...ENV } = Deno.env.toObject();
+
 /** What is different from a plain run. */
 export interface StartOptions {
   /** Replaces the flags of the header. */
@@ -67,12 +70,13 @@ export class LessonProcess implements AsyncDisposable {
     if (options.wrapper) command = options.wrapper(command);
     this.#child = new Deno.Command(command[0], {
       args: command.slice(1),
-      env: options.env,
+      clearEnv: true,
+      env: { ...ENV, ...options.env },
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
     }).spawn();
-    this.#limit = setTimeout(() => this.#child.kill("SIGKILL"), LIMIT);
+    this.#limit = setTimeout(() => this.#giveUp(), LIMIT);
     this.#stdin = this.#child.stdin.getWriter();
     this.#out = new Output(this.#child.stdout);
     this.#err = new Output(this.#child.stderr);
@@ -118,6 +122,16 @@ export class LessonProcess implements AsyncDisposable {
 
   kill(signal: Deno.Signal): void {
     this.#child.kill(signal);
+  }
+
+  #giveUp(): void {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended, but something that it has started has its output.
+      this.#out.cancel();
+      this.#err.cancel();
+    }
   }
 
   /** Waits for its end. */
@@ -223,7 +237,8 @@ export async function runDeno(
     args,
     cwd,
     stdin: "null",
-    env: { NO_COLOR: "1" },
+    clearEnv: true,
+    env: { ...ENV, NO_COLOR: "1" },
   });
   const { code, stdout, stderr } = await command.output();
   const decoder = new TextDecoder();
@@ -293,6 +308,13 @@ export async function isFree(port: number): Promise<boolean> {
     if (error instanceof Deno.errors.ConnectionReset) return false;
     throw error;
   }
+}
+
+/** `ulimit -n` of what is started here. */
+export async function openFilesLimit(): Promise<number> {
+  const command = new Deno.Command("sh", { args: ["-c", "ulimit -n"] });
+  const text = new TextDecoder().decode((await command.output()).stdout);
+  return text.startsWith("unlimited") ? Infinity : Number(text);
 }
 
 /** Whether a program is on PATH. */

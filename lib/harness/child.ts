@@ -80,7 +80,7 @@ export async function forkServer(
  * ```ts
  * import { assertEquals } from "@std/assert";
  *
- * const child = spawnDeno(["data:text/javascript,console.log(6*7)"]);
+ * const child = spawnDeno(["data:text/javascript,console.log(`${6*7}`)"]);
  * const lines: string[] = [];
  * for await (const line of textLines(child.stdout)) lines.push(line);
  * assertEquals(lines, ["42"]);

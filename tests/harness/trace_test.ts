@@ -411,7 +411,7 @@ Deno.test("trace that nobody reads holds nothing up, and says what it dropped", 
   await Deno.writeTextFile(
     `${folder}/program.ts`,
     `const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    console.log(listener.addr.port);
+    console.log(String(listener.addr.port));
     let count = 0;
     for await (const conn of listener) {
       await conn.write(new TextEncoder().encode("#" + count++));

@@ -35,7 +35,9 @@ async function afterFin(use: (conn: Deno.TcpConn) => Promise<void>) {
 }
 
 Deno.test("13 shows what each form does to a connection, as the kernel says", async () => {
-  const { code, stdout, stderr } = await run(LESSON, []);
+  // Its servers are processes too. What they say is read, and must be plain.
+  const env = { FORCE_COLOR: "1" };
+  const { code, stdout, stderr } = await run(LESSON, [], { env });
   assertEquals([code, stderr], [0, ""]);
 
   const byRead = await afterFin(async (conn) => {

@@ -75,6 +75,7 @@ async function runOn(input: string, program: string, stays = false) {
     args: ["run", "--no-check", file],
     stdin: "piped",
     stdout: "piped",
+    env: { FORCE_COLOR: "" },
   }).spawn();
   const writer = child.stdin.getWriter();
   await writer.write(encode(input));

@@ -1,5 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
-import { LibcError } from "../../lib/libc_socket.ts";
+import { assert, assertEquals } from "@std/assert";
 import { dropIncoming, passIncoming } from "../../lib/packet_loss.ts";
 import { until } from "../testing.ts";
 
@@ -18,8 +17,7 @@ Deno.test("dropIncoming() loses what comes in, passIncoming() lets it in again",
   const { port } = listener.addr;
   using conn = await Deno.connect({ hostname: "127.0.0.1", port });
   using peer = await listener.accept();
-  const error = assertThrows(() => passIncoming(conn), LibcError);
-  assertEquals(error.code, "ENOENT");
+  passIncoming(conn); // Nothing is lost yet: nothing changes.
 
   dropIncoming(conn);
   await peer.write(new Uint8Array(5));

@@ -163,7 +163,7 @@ Deno.test("readTcpTable() takes no failure for an empty table", async () => {
     }`;
   const command = new Deno.Command(Deno.execPath(), {
     args: ["eval", "--quiet", script],
-    env: { ...fake.env, NO_COLOR: "1" },
+    env: { ...fake.env, FORCE_COLOR: "" },
   });
   const { stdout } = await command.output();
   assertEquals(new TextDecoder().decode(stdout).trimEnd().split("\n"), [

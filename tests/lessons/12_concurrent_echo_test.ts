@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { client, server } from "../../lessons/12_concurrent_echo.ts";
+import { readFull } from "../../lib/full_io.ts";
 import { ReadGate } from "../../lib/read_gate.ts";
 import { exchange, reset } from "../peers.ts";
 import {
@@ -334,7 +335,7 @@ Deno.test("12 server --idle-timeout leaves a slow reader alone", async () => {
   const { conn, stop } = await flood(port);
   const buffer = new Uint8Array(200_000);
   for (let i = 0; i < 90; i++) {
-    assert(await conn.read(buffer) !== null, `closed after ${i} reads`);
+    assert(await readFull(conn, buffer), `closed after ${i} reads`);
     await pause(20);
   }
   process.kill("SIGKILL"); // As above.

@@ -1,6 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { client, server } from "../../lessons/12_concurrent_echo.ts";
-import { readFull } from "../../lib/full_io.ts";
 import { ReadGate } from "../../lib/read_gate.ts";
 import { exchange, reset } from "../peers.ts";
 import {
@@ -81,7 +80,9 @@ Deno.test("12 demo: a silent client, a second one, a thousand, and the end", {
   });
   // Not who is fast: when one has got all of its 20, the others have got many.
   assertEquals(fairness.when, "when the first one was done");
-  assertEquals(fairness.starved, 0);
+  // But if the kernel's queue is too short for a thousand, the others come later.
+  const queue = Deno.readTextFileSync("/proc/sys/net/core/somaxconn");
+  if (Number(queue) >= 1024) assertEquals(fairness.starved, 0);
   assert(fairness.index > 0.8, stdout);
   // The silent one is left: it does not finish, and is closed.
   assert(
@@ -324,22 +325,42 @@ Deno.test("12 server --idle-timeout ends the silent, not the talking", async () 
   await process.stderrHas(`closeSilent close 127.0.0.1:${silentPort}\n`);
 });
 
-Deno.test("12 server --idle-timeout leaves a slow reader alone", async () => {
-  // The large buffer makes it write for longer than the timeout.
-  const { process, port } = await startServer([
-    "--idle-timeout=600",
-    "--buffer-size=16000000",
-    "--quiet",
-  ]);
-  await using _ = process;
-  const { conn, stop } = await flood(port);
-  const buffer = new Uint8Array(200_000);
-  for (let i = 0; i < 90; i++) {
-    assert(await readFull(conn, buffer), `closed after ${i} reads`);
-    await pause(20);
+Deno.test("12 server leaves a client alone that takes its echo in pieces", async () => {
+  // How large a kernel's pieces are depends on its settings: here it is one byte.
+  let written = 0;
+  let isClosed = false;
+  const isGone = Promise.withResolvers<void>();
+  const conn = {
+    setNoDelay: () => {},
+    read: () => Promise.resolve(written === 0 ? 20 : null),
+    async write() {
+      await pause(30);
+      if (isClosed) throw new Deno.errors.BadResource();
+      written++;
+      return 1;
+    },
+    [Symbol.dispose]() {
+      isClosed = true;
+      isGone.resolve();
+    },
+  };
+  const { listen } = Deno;
+  try {
+    Deno.listen = (() => {
+      const conns = [Promise.resolve(conn), new Promise(() => {})];
+      return {
+        addr: { hostname, port: 1 },
+        accept: () => conns.shift(),
+        [Symbol.dispose]: () => {},
+      };
+    }) as unknown as typeof listen;
+    const print = () => {};
+    server({ idleTimeout: 200, onListen: print, print, report: print });
+    await isGone.promise;
+  } finally {
+    Deno.listen = listen;
   }
-  process.kill("SIGKILL"); // As above.
-  await stop();
+  assertEquals(written, 20);
 });
 
 Deno.test("12 server --idle-timeout hears what came while it was stopped", async () => {

@@ -94,8 +94,9 @@ export async function demo({
   for (const [title, experiment] of Object.entries(EXPERIMENTS)) {
     using conn = await Deno.connect({ hostname: "127.0.0.1", port });
     using peer = await listener.accept();
+    if (experiment !== shortWrites) print("");
     print(title);
-    print(`${await experiment(conn, peer, data)}\n`);
+    print(await experiment(conn, peer, data));
   }
 }
 

@@ -30,13 +30,24 @@ export class LineQueue {
   #since: number | undefined;
   #isTerminal = Deno.stderr.isTerminal();
   #isBroken = false;
-  #stderr = patient(Deno.stderr);
-  #clock = performance; // The program may put another one in its place.
+  #isEnding = false;
+  // The program may put others in their place.
+  #stderr = patient({ write: Deno.stderr.write.bind(Deno.stderr) });
+  #toStderr = Deno.stderr.writeSync.bind(Deno.stderr);
+  #encoder = new TextEncoder();
+  #clock = performance;
 
   constructor() {
     // Neither Deno.exit() nor an error that nobody catches waits for a write.
-    for (const end of ["unload", "error", "unhandledrejection"]) {
-      globalThis.addEventListener(end, () => this.#writeRest());
+    // And where the program has ended, a write of ours must not wake it up.
+    const ends = ["beforeunload", "unload", "error", "unhandledrejection"];
+    const [later, unref] = [setTimeout, Deno.unrefTimer];
+    for (const end of ends) {
+      globalThis.addEventListener(end, () => {
+        this.#writeRest();
+        this.#isEnding = true; // The program's own listeners may come next.
+        unref(later(() => this.#isEnding = false, 0)); // It goes on.
+      });
     }
   }
 
@@ -45,6 +56,9 @@ export class LineQueue {
     if (this.#isTerminal) return this.#writeSync(line + "\n");
     if (this.#isBroken) return;
     const { length } = this.#waiting;
+    if (this.#isEnding && length === 0 && !this.#isStuck()) {
+      return this.#writeSync(line + "\n");
+    }
     const isFull = length >= MOST_UNREAD && this.#isStuck();
     if (isFull || length >= MOST_LINES) this.#dropped++;
     else {
@@ -71,7 +85,7 @@ export class LineQueue {
   async #writeAll(): Promise<void> {
     await null; // What comes in the same turn goes along.
     while (this.#waiting.length > 0) {
-      const bytes = new TextEncoder().encode(this.#take());
+      const bytes = this.#encoder.encode(this.#take());
       for (let written = 0; written < bytes.length;) {
         this.#since = this.#clock.now();
         try {
@@ -109,9 +123,9 @@ export class LineQueue {
 
   #writeSync(text: string): void {
     try {
-      const bytes = new TextEncoder().encode(text);
+      const bytes = this.#encoder.encode(text);
       for (let written = 0; written < bytes.length;) {
-        written += Deno.stderr.writeSync(bytes.subarray(written));
+        written += this.#toStderr(bytes.subarray(written));
       }
     } catch {
       // As above.

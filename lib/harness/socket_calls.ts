@@ -45,10 +45,16 @@ type Any = any;
 type Conn = Deno.Conn<Deno.Addr>;
 
 /** The program may put others in their place. */
-const [OwnError, OwnClock] = [Error, Temporal.Now];
+const Own = {
+  Error,
+  Promise,
+  ReadableStream,
+  WritableStream,
+  clock: Temporal.Now,
+};
 /** This file, as stacks name it: not always as `import.meta.url` does. */
 const THIS_FILE =
-  new OwnError().stack?.match(/\w+:.+?(?=:\d+:\d+\)?$)/m)?.[0] ??
+  new Own.Error().stack?.match(/\w+:.+?(?=:\d+:\d+\)?$)/m)?.[0] ??
     import.meta.url;
 /** Where `writeFull` and the like are: their caller is the program. */
 const LIB = THIS_FILE.replace(/harness\/socket_calls\.ts$/, "");
@@ -116,6 +122,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       datagram?: (value: T) => SocketCall["datagram"];
     } = {},
   ): Promise<T> {
+    if (!(result instanceof Own.Promise)) return result; // It is not Deno's.
     return result.then((value) => {
       safely(() => onDone?.(value));
       const toPeer = sends && !isNothing?.(value);
@@ -123,7 +130,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
       tell(place, () => done(value), { at, toPeer, datagram: more });
       return value;
     }, (error) => {
-      const failed = () => `${name()}: ${describeError(error)}`;
+      const failed = () => `${name()}: ${reasonOf(error)}`;
       if (!isExpected?.()) tell(place, failed, { at });
       throw error;
     });
@@ -181,7 +188,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           (count) =>
             count === null
               ? `${name()}: end of stream`
-              : `${name()} ${bytes(args[0].subarray(0, count))}`,
+              : `${name()} ${bytes(args[0], count)}`,
         );
       });
     replace(prototype, "write", (write) =>
@@ -294,13 +301,15 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         const place = here();
         try {
           const socket = original.apply(this, args);
-          safely(() => watch(socket));
-          opened.add(socket);
+          safely(() => {
+            opened.add(socket);
+            watch(socket);
+          });
           tell(place, () => `${name} ${addressOf(socket.addr)}`);
           return socket;
         } catch (error) {
           const tried = () => `${name} ${addressOf(args[0])}`;
-          tell(place, () => `${tried()}: ${describeError(error)}`);
+          tell(place, () => `${tried()}: ${reasonOf(error)}`);
           throw error;
         }
       };
@@ -308,10 +317,11 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   replace(Deno, "listenDatagram", opens("socket, bind", watchDatagrams));
   replace(Deno, "connect", (connect) =>
     function (...args) {
+      const address = addressOf(args[0], LOOPBACK_HOST);
       return follow<Conn>(
         begin(true),
         connect.apply(this, args),
-        () => `socket, connect ${addressOf(args[0], LOOPBACK_HOST)}`,
+        () => `socket, connect ${address}`,
         (conn) => `socket, connect ${addressOf(conn.remoteAddr)}`,
         { onDone: watchConn },
       );
@@ -349,10 +359,8 @@ function replace(
       configurable: true,
     });
   }
-  Object.defineProperty(owner, key, {
-    ...Object.getOwnPropertyDescriptor(owner, key),
-    value: replacement,
-  });
+  const now = Object.getOwnPropertyDescriptor(owner, key);
+  Reflect.defineProperty(owner, key, { ...now, value: replacement });
 }
 
 /** What is known of a call besides its name. */
@@ -383,12 +391,14 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
     tell(place, () => `close${nameOf(conn)}, by ${key}`, { at, toPeer: true });
   };
   const getter = (key: string, make: (conn: Conn, stream: Any) => object) => {
-    const original = Object.getOwnPropertyDescriptor(prototype, key)!;
+    const original = Object.getOwnPropertyDescriptor(prototype, key);
+    const { get } = original ?? {};
     const made = new WeakMap<object, object>();
-    Object.defineProperty(prototype, key, {
+    if (get === undefined) return;
+    Reflect.defineProperty(prototype, key, {
       ...original,
       get(this: Conn) {
-        const stream = original.get!.call(this); // Throws for another `this`.
+        const stream = get.call(this); // Throws for another `this`.
         if (!tracedConns.has(this)) return stream;
         const ours = made.get(stream) ?? make(this, stream);
         made.set(stream, ours);
@@ -400,30 +410,42 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   getter("readable", (conn, stream: ReadableStream<Uint8Array>) => {
     const gotAt = here(); // pipeTo() reads while no line of the program is on the stack.
     const reader = stream.getReader({ mode: "byob" });
+    let isReading = false;
     let isCancelled = false;
+    let next: Place | undefined; // Of a read that waits for another one.
     const name = () => `read${nameOf(conn)}`;
-    return new ReadableStream({
-      type: "bytes",
-      autoAllocateChunkSize: 64 * 1024, // As Deno's own has it.
-      async pull(controller) {
-        const place = here(gotAt);
-        const request = controller.byobRequest!;
-        const { value, done } = await reader.read(request.view as Any)
-          .catch((error) => {
-            tell(place, () => `${name()}: ${describeError(error)}`);
-            closedBy("readable", place, conn);
-            throw error;
-          });
-        if (!done) {
-          tell(place, () => `${name()} ${bytes(value)}`);
-          return request.respondWithNewView(value as Any);
+    const read = async (controller: ReadableByteStreamController) => {
+      const place = here(next ?? gotAt);
+      const request = controller.byobRequest!;
+      isReading = true;
+      try {
+        const { value, done } = await reader.read(request.view as Any);
+        isReading = false;
+        if (isCancelled) return; // That ends a read as well.
+        next ??= place; // A read that wants more goes on at once.
+        if (!done) tell(place, () => `${name()} ${bytes(value)}`);
+        else {
+          tell(place, () => `${name()}: end of stream`);
+          closedBy("readable", place, conn);
+          controller.close();
         }
-        // A cancel() ends a read as well.
-        if (!isCancelled) tell(place, () => `${name()}: end of stream`);
-        closedBy("readable", place, conn);
-        controller.close();
         if (value) request.respondWithNewView(value as Any);
         else request.respond(0);
+        next = undefined;
+      } catch (error) {
+        tell(place, () => `${name()}: ${reasonOf(error)}`);
+        closedBy("readable", place, conn);
+        controller.error(error);
+      }
+    };
+    return new Own.ReadableStream({
+      type: "bytes",
+      autoAllocateChunkSize: 64 * 1024, // As Deno's own has it.
+      // It does not wait: while it does, the stream takes the program's next
+      // read without a call, and so without a place.
+      pull(controller) {
+        if (isReading) next = here(gotAt);
+        else read(controller);
       },
       async cancel(reason) {
         const place = here(gotAt);
@@ -443,18 +465,19 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       await call();
       closedBy("writable", place, conn, at);
     };
-    return new WritableStream<Uint8Array>({
+    const places: Place[] = [];
+    return new Own.WritableStream<Uint8Array>({
       start(controller) {
         // In Deno 2.8 a write that fails resolves; the stream has its error.
         writer.closed.catch((error) => controller.error(error));
       },
       write(chunk) {
         const at = now();
-        const place = here(gotAt);
+        const place = places.shift() ?? gotAt;
         const offered = bytes(chunk);
         const name = () => `write${nameOf(conn)}`;
         const failed = (error: unknown) => {
-          tell(place, () => `${name()}: ${describeError(error)}`, { at });
+          tell(place, () => `${name()}: ${reasonOf(error)}`, { at });
           closedBy("writable", place, conn);
         };
         return writer.write(chunk).then(() => {
@@ -472,6 +495,9 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       },
       close: () => end(() => writer.close()),
       abort: (reason) => end(() => writer.abort(reason)),
+    }, {
+      // Asked for by each write, also by one that has to wait for another one.
+      size: () => places.push(here(gotAt)) && 1,
     });
   });
 }
@@ -513,19 +539,19 @@ function here(otherwise?: Place): Place {
 function stackOf(limit: number): string {
   const ours = { stackTraceLimit: limit, prepareStackTrace: undefined };
   const before = Object.keys(ours).map((key) =>
-    [key, Object.getOwnPropertyDescriptor(OwnError, key)] as const
+    [key, Object.getOwnPropertyDescriptor(Own.Error, key)] as const
   );
   try {
     for (const [key, value] of Object.entries(ours)) {
-      Object.defineProperty(OwnError, key, { value, configurable: true });
+      Object.defineProperty(Own.Error, key, { value, configurable: true });
     }
-    return String(new OwnError().stack);
+    return String(new Own.Error().stack);
   } catch { // It cannot be set: Error is frozen.
     return "";
   } finally {
     for (const [key, descriptor] of before) {
-      if (descriptor) Reflect.defineProperty(OwnError, key, descriptor);
-      else Reflect.deleteProperty(OwnError, key);
+      if (descriptor) Reflect.defineProperty(Own.Error, key, descriptor);
+      else Reflect.deleteProperty(Own.Error, key);
     }
   }
 }
@@ -540,7 +566,8 @@ function frameOf(text: string): { url: string; place: Place }[] {
     file: url.slice(url.lastIndexOf("/") + 1),
     line: Number(line),
     function: name.replace(/ \[as .*\]$/, "").replace(/^[\w$]+\.(?=.)/, "")
-      .replace(/^_onTimeout$/, ""), // A function without a name has Deno's.
+      // A function without a name.
+      .replace(/^(_onTimeout|<anonymous>)$/, ""),
     isOfLib: url.startsWith(LIB),
   };
   return [{ url, place }];
@@ -550,19 +577,20 @@ function frameOf(text: string): { url: string; place: Place }[] {
  * The clock of the host. `performance.timeOrigin` is measured by each process
  * for itself. On a busy machine two of them differ by more than a read takes.
  */
-const now = () => Number(OwnClock.instant().epochNanoseconds) / 1e6;
+const now = () => Number(Own.clock.instant().epochNanoseconds) / 1e6;
 
 /**
  * `6 bytes "hello\n"`. A 0 at the start begins a number of four bytes, most
  * likely the length of a message.
  */
-function bytes(data: unknown): string {
+function bytes(all: unknown, length?: number): string {
   try {
     // Whatever else it is, the call itself accepts or refuses it.
-    const { byteLength } = data as Uint8Array;
-    const count = `${byteLength} bytes`;
-    if (!(data instanceof Uint8Array) || byteLength === 0) return count;
-    if (data[0] !== 0 || byteLength < 4) return `${count} ${quoteBytes(data)}`;
+    const { byteLength } = all as Uint8Array;
+    const count = `${length ?? byteLength} bytes`;
+    if (!(all instanceof Uint8Array) || byteLength === 0) return count;
+    const data = all.subarray(0, length);
+    if (data[0] !== 0 || data.length < 4) return `${count} ${quoteBytes(data)}`;
     const number = Array.from(
       data.subarray(0, 4),
       (byte) => byte.toString(16).padStart(2, "0"),
@@ -571,6 +599,15 @@ function bytes(data: unknown): string {
     return `${count} ${number} ${quoteBytes(rest)}`.replace(/ ""$/, "");
   } catch { // It only looks like an array of bytes.
     return "? bytes";
+  }
+}
+
+/** What has gone wrong, if that can be said. */
+function reasonOf(error: unknown): string {
+  try {
+    return describeError(error);
+  } catch {
+    return "?";
   }
 }
 

@@ -62,7 +62,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       /^program\.ts\(4\): read 127\.0\.0\.1:\d+: end of stream$/m,
       /^program\.ts\(4\): close 127\.0\.0\.1:\d+, by readable$/m,
       /^program\.ts\(9\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
-      /^program\.ts\(7\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(8\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
       /^program\.ts\(14\): read 127\.0\.0\.1:\d+: end of stream$/m,
       /^program\.ts\(12\): closeWrite 127\.0\.0\.1:\d+$/m,
     ],
@@ -223,9 +223,8 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       // It ends the stream itself, so it does not read the end of it.
       /^program\.ts\(14\): close 127\.0\.0\.1:\d+, by readable$/m,
       /^(?![^]*end of stream)/,
-      // The first write is told at the line of getWriter().
-      /^program\.ts\((15\):|16\):write) write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
-      /^program\.ts\((15\):|16\):write) close 127\.0\.0\.1:\d+, by writable$/m,
+      /^program\.ts\(16\):write write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
+      /^program\.ts\(16\):write close 127\.0\.0\.1:\d+, by writable$/m,
     ],
   },
   "other addresses, other functions": {
@@ -309,13 +308,16 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
         const l = Deno.listen({ hostname: "127.0.0.1", port: 0 });
         const c = await Deno.connect({ port: l.addr.port });
         await c.write(new Uint8Array(1));
-        c.close();
+        const a = await l.accept();
+        for await (const chunk of a.readable) console.log(chunk.length, c.close());
         l.close();
         console.log("used");
       };
       const g = globalThis as any;
+      for (const name of ["TextEncoder", "ReadableStream", "Promise"]) g[name] = null;
       g.performance = {};
       delete g.Temporal;
+      Deno.stderr.write = () => { throw new Error("Only the trace writes here"); };
       await use();
       const { split } = String.prototype;
       String.prototype.split = () => null;
@@ -326,9 +328,76 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       delete g.Object.prototype.get;
       await use();`,
     trace: [
-      /^program\.ts\(5\):use write 1 of 1 bytes "\\x00"$/m,
-      /(program\.ts\(\d+\):use .+\n){5}$/,
+      /^program\.ts\(5\):use write 1 of /m,
+      /(program\.ts\(\d+\):use .+\n){9}$/,
     ],
+  },
+  "readers and writers of streams": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const client = await Deno.connect({ port: listener.addr.port });
+      const conn = await listener.accept();
+      const reader = conn.readable.getReader();
+      await null;
+      async function collect() {
+        for (let size = 0;;) {
+          const { value, done } = await reader.read();
+          if (done) return size;
+          size += value.length;
+        }
+      }
+      const collecting = collect();
+      const writer = client.writable.getWriter();
+      writer.write(new Uint8Array(1).fill(49));
+      writer.write(new Uint8Array(2).fill(50));
+      await writer.write(new Uint8Array(3).fill(51));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await writer.write(new Uint8Array(4).fill(52));
+      await writer.close();
+      console.log(await collecting);
+      const both = await Promise.all([Deno.connect({ port: listener.addr.port }), listener.accept()]);
+      const two = both[0].readable.getReader();
+      await null;
+      const first = two.read();
+      await null;
+      const second = two.read();
+      await both[1].write(new Uint8Array(5));
+      await first;
+      await both[1].write(new Uint8Array(6));
+      await second;
+      for (const it of both) it.close();
+      listener.close();`,
+    trace: [
+      /^program\.ts\(16\): write \S+ 1 of/m,
+      /^program\.ts\(17\): write \S+ 2 of/m,
+      /^program\.ts\(18\): write \S+ 3 of/m,
+      /^program\.ts\(20\): write \S+ 4 of/m,
+      /^(?![^]*\((4|5)\):\w* read)/, // Where the stream was taken.
+      /^program\.ts\(9\):collect read .+ bytes "1/m,
+      /^program\.ts\(9\):collect close \S+, by readable$/m,
+      /^program\.ts\(26\): read \S+ 5 bytes/m,
+      /^program\.ts\(28\): read \S+ 6 bytes/m,
+    ],
+  },
+  "listeners of the end": {
+    script: `
+      import process from "node:process";
+      const listen = () => Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const [one, two, three, four] = [listen(), listen(), listen(), listen()];
+      for (const it of [one, two, three, four]) it.unref();
+      process.on("beforeExit", () => {
+        console.log("beforeExit");
+        for (let i = 0; i < 1000; i++) listen().close(); // More than a pipe takes.
+        one.close();
+      });
+      process.on("exit", () => { four.close(); console.log("exit"); });
+      addEventListener("unload", () => { two.close(); console.log("unload"); });
+      addEventListener("error", (event) => { three.close(); event.preventDefault(); });
+      setTimeout(() => { throw new Error("caught"); }, 0);
+      setTimeout(() => {}, 20);`,
+    trace: [9, 11, 12, 13].map((line) =>
+      RegExp(`^program\\.ts\\(${line}\\): close listener$`, "m")
+    ),
   },
   "getters, and objects that only look right": {
     script: `
@@ -348,11 +417,29 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       await t(async () => c.setNoDelay(Symbol()));
       await t(() => c.writable.getWriter().write(undefined));
       await t(async () => c.close());
+      const to = { port: 2 };
+      const late = D.connect(to);
+      to.port = 3;
+      await t(() => late);
+      const why: any = new Error("a circle");
+      why.cause = why;
+      await t(() => D.connect({ port: 1, signal: AbortSignal.abort(why) }));
+      const mine = new Uint8Array(8);
+      const other: any = await D.connect({ port: l.addr.port });
+      const here: any = await l.accept();
+      await other.write(new Uint8Array(3));
+      const reading = here.read(mine);
+      mine.buffer.transfer();
+      await t(() => reading);
+      other.close(); here.close();
       const u: any = D.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
       await t(() => u.send(new Uint8Array(1), { port: Symbol() }));
       u.close(); s.close(); l.close();`,
     trace: [
       /^program\.ts\(10\): socket, connect 127\.0\.0\.1:1: a program\.ts\(1\): close$/m,
+      /^program\.ts\(\d+\): socket, connect 127\.0\.0\.1:2: ECONNREFUSED /m,
+      /^program\.ts\(\d+\): socket, connect 127\.0\.0\.1:1: \?$/m,
+      /^program\.ts\(\d+\): read \S+ 3 bytes$/m,
     ],
   },
   "a burst that is read at once": {

@@ -16,8 +16,8 @@ import jsrMap from "../jsr_imports.json" with { type: "json" };
 
 const ROOT = new URL("../../", import.meta.url);
 const PART =
-  `// Only some functions of that lesson. The text below may mention others, and its
-// command line: they are in the original.`;
+  `// Only some of its functions. The text below may mention others, and a command
+// line: they are in the original.`;
 const ORIGIN = "Linux sockets in Deno";
 /** What others load before their own programs. */
 const TRACE = "lib/harness/trace.ts";
@@ -82,7 +82,7 @@ export async function copyLesson(
   const source = readModule(path);
   const isPart = options.functions || only.length > 0;
   const copied = isPart ? exportsOf(source, only) : source;
-  const isPartOfLesson = isPart && path.startsWith("lessons/");
+  const isPartial = isPart && (only.length > 0 || path.startsWith("lessons/"));
   const { parts, external } = partsFor(copied);
   const specifiers: Record<string, string> = (jsr ? jsrMap : repo).imports;
   const imports = Array.from(
@@ -107,7 +107,7 @@ export async function copyLesson(
       ? "// deno-lint-ignore-file no-import-prefix"
       : "",
     `// Copied from ${path} of ${ORIGIN}.\n// ${LICENSE}`,
-    isPartOfLesson ? PART : "",
+    isPartial ? PART : "",
     `\n${header}`,
     `${imports.join("\n")}\n`,
     body,
@@ -246,8 +246,18 @@ function exportsOf(source: Source, only: string[]): Source {
   }
   const wanted = only.length > 0 ? only : known;
   const kept = new Set(wanted.flatMap((name) => exported.get(name)!));
+  const isLeftOut = ([name, text]: [string, string]) =>
+    !kept.has(text) && names.includes(name);
+  const leftOut = [...declarations].filter(isLeftOut).map(([name]) => name);
   const code = [...new Set(declarations.values())]
-    .filter((text) => kept.has(text)).join("");
+    .filter((text) => kept.has(text)).join("")
+    .replaceAll(
+      EXAMPLE,
+      (example) =>
+        leftOut.some((name) => RegExp(`\\b${name}\\b`).test(example))
+          ? ""
+          : example,
+    );
   const used = namesIn(code);
   return {
     ...source,

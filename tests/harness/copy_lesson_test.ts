@@ -334,7 +334,7 @@ Deno.test("copyLesson() takes the functions only, if it is asked to", async () =
   const whole = await copyLesson("lessons/01_tcp_hello.ts");
   const lines = whole.split("\n");
   const [note, rest] = text.split("MIT License.\n")[1].split("\n\n/**");
-  assertMatch(note, /^\/\/ Only some functions of that lesson\./);
+  assertMatch(note, /^\/\/ Only some of its functions\./);
   for (const line of rest.split("\n")) assert(lines.includes(line), line);
 
   // Several names in one declaration, and texts that begin at the left edge.
@@ -367,6 +367,10 @@ Deno.test("copyLesson() takes only the functions that are named", async () => {
   assertMatch(stdout, /^export async function writeFull\(/m);
   assertMatch(stdout, /^export interface Reader /m);
   assert(!stdout.includes("function readFull"));
+  assertMatch(stdout, /^ \* @example/m);
+  // An example that uses what is left out would not compile.
+  const lines = await copyLesson("lib/lines.ts", { only: ["hasInput"] });
+  assert(!lines.includes("askLines("), lines);
 });
 
 Deno.test("findSource() takes a name in every form", () => {

@@ -21,7 +21,7 @@
  * - A server on 0.0.0.0 is reached at every IPv4 address of this host. A server
  *   on one address is reached only there. `::` is the same for IPv6. On Linux a
  *   server on `::` also serves IPv4, and sees those addresses as
- *   `::ffff:127.0.0.1`.
+ *   `::ffff:127.0.0.1` (unless `net.ipv6.bindv6only` is 1).
  * - A client that connects three times has three addresses: each time another
  *   port.
  * - Before `connect` or `sendto` a client's socket is at 0.0.0.0, port 0, which

@@ -239,7 +239,8 @@ if (import.meta.main) {
 
   await runLesson(import.meta.url, "UDP echo: datagrams, with no connection", {
     demo: {
-      help: "a server process, and a client on standard input, if it has any",
+      help:
+        "a server process, and a client on standard input, if it has any at once",
       flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
       options: { ...common.demo, bufferSize, timeout, script },
       show: "diagram", // stage

@@ -37,7 +37,7 @@
  *
  * Try it:
  * - `deno task socket_options --send-buffer 1`, and the same with `2147483647`:
- *   the smallest and the largest buffer are those in the third table.
+ *   the smallest and the largest buffer are those in the second table.
  * - `strace -f -e trace=getsockopt,setsockopt deno task socket_options`: the
  *   same values, as the kernel got them.
  *
@@ -155,7 +155,7 @@ value to the limit and then doubles it, to make room for its own bookkeeping.
     await firstWrite(libc, sendBuffer),
   ]));
   print(`It may be more than the buffer: the kernel takes a write in pieces, and
-looks at the limit before each of them.`);
+looks at the limit before each of them. And the receiver has taken some already.`);
 }
 
 /** What an option was, what it should be, and what it is now, or the error. */

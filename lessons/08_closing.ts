@@ -22,7 +22,7 @@
  * - `SCENES` says who calls what. `play()` makes the calls.
  * - `peer()` is one such process: it makes the calls that it reads.
  * - The states come from `/proc/net/tcp`, where `ss` and `netstat` also look.
- *   One reading gives both ends, so both states are from the same moment.
+ *   One reading gives both ends, so both states are from nearly the same moment.
  * - A FIN says "no more from me", and not "I am gone": in the fourth scene the
  *   client still gets its answer after it has sent its FIN.
  *
@@ -34,9 +34,10 @@
  * | `LibcSocket.close` | `close` |
  * | the end of the process | none: the kernel closes all that is open |
  *
- * Deno's own `close` always calls `shutdown` first. So its peer reads a clean
- * end, even if data was thrown away unread. With `close` alone, the peer would
- * get a reset. The last table shows that.
+ * Deno's own `close` calls `shutdown` first. So its peer reads a clean end, even
+ * if data was thrown away unread. With `close` alone, the peer would get a
+ * reset. The last table shows that. (If bytes still wait to be sent, the FIN
+ * waits behind them. Then unread data makes a reset of Deno's `close` too.)
  *
  * Try it:
  * - `deno task closing peer` in two terminals. In one type `listen 9527`, in the

@@ -3,7 +3,8 @@
  * @difficulty intermediate
  * @tags tcp, TIME-WAIT, LAST-ACK, SO_REUSEADDR, bind, EADDRINUSE, libc
  * @run deno run --allow-net --allow-ffi --allow-run=cat lessons/09_time_wait.ts
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.4.2} RFC 9293, 3.4.2: MSL, why a connection's name must rest
+ * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.4.1} RFC 9293, 3.4.1: why a connection's name must rest
+ * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.4.2} RFC 9293, 3.4.2: the maximum segment lifetime (MSL)
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.6.1} RFC 9293, 3.6.1: TIME-WAIT, half-closed connections
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.10.7.4} RFC 9293, 3.10.7.4: a FIN in TIME-WAIT is acknowledged again
  * @resource {https://www.rfc-editor.org/rfc/rfc8985#section-7} RFC 8985, 7: the tail loss probe, the first repetition
@@ -47,7 +48,7 @@
  * - `deno task tcp_echo server --connections 0 --quiet`, in another terminal
  *   `deno task tcp_echo client`, and then press Ctrl+C in the server's terminal
  *   first. `ss -tan | grep 9527` shows FIN-WAIT-2, and when the client has
- *   ended, TIME-WAIT. The server starts again all the same: `Deno.listen` has
+ *   ended by `q`, TIME-WAIT. The server starts again all the same: `Deno.listen` has
  *   set SO_REUSEADDR.
  * - Do the same with the tutorial's C++ server: `bind failed!`.
  *
@@ -63,7 +64,7 @@
  *   time. That is true until a client of many connections has used up its ports.
  * - It gives one reason for TIME-WAIT, and there is another: segments of the old
  *   connection that are still on their way must not be taken for those of a new
- *   one between the same two addresses (RFC 9293, 3.4.2).
+ *   one between the same two addresses (RFC 9293, 3.4.1).
  *
  * What is still missing: so far, the reader took one `read` as one message, or
  * knew how much was sent. Lesson 10 tells the reader how long a message is.

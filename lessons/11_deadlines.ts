@@ -10,9 +10,9 @@
  * @see 10_framing.ts
  * @see 12_concurrent_echo.ts
  *
- * A wait may have no end. A full queue never answers a connect. A silent peer
- * never ends a read. A peer that does not read never takes a write. The first
- * part gives up each of these waits in time. The second part sends requests
+ * A wait may have no end, or one after minutes. A full queue does not answer a
+ * connect. A silent peer never ends a read. A peer that does not read never
+ * takes a write. The first part gives up each of these waits in time. The second part sends requests
  * over UDP, through a relay that loses, delays and doubles datagrams. Each
  * request gets one answer, or a clear failure.
  *
@@ -93,7 +93,11 @@ export async function connectWithDeadline(
 ): Promise<Deno.TcpConn> {
   const giveUp = new AbortController();
   const connecting = Deno.connect({ ...address, signal: giveUp.signal });
-  return await withDeadline(connecting, milliseconds, () => giveUp.abort());
+  return await withDeadline(connecting, milliseconds, () => {
+    giveUp.abort();
+    // It may have connected just now.
+    connecting.then((conn) => conn[Symbol.dispose](), () => {});
+  });
 }
 
 /**

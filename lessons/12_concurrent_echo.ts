@@ -202,8 +202,9 @@ export async function server({
 
 /** The process or the host has run out of something, perhaps not for long. */
 function isExhausted(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"].includes(String(code));
+  const { code, message } = error as Error & { code?: unknown };
+  return ["EMFILE", "ENOBUFS", "ENOMEM"].includes(String(code)) ||
+    message.endsWith("(os error 23)"); // ENFILE: Deno has no code for it.
 }
 
 /** The errors of a read or a write whose connection was closed on this side. */

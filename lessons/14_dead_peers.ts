@@ -33,15 +33,15 @@
  *   times of this lesson's `setKeepAlive`, a read ends after 1 + 2 * 1 seconds,
  *   with ETIMEDOUT.
  * - (b) TCP_USER_TIMEOUT: the kernel gives up when bytes are unanswered for
- *   this time. It checks that only when it sends again, so the error comes a
+ *   this time. It begins to count when it sends them again, so the error comes a
  *   little late.
  * - (a) does not help a writer: while bytes are unanswered, the kernel does not
  *   ask. (b) does not help a reader. Both together help both. Then the user timeout
  *   also says how long the kernel asks, in place of TCP_KEEPCNT (tcp(7)).
  * - (c) A heartbeat asks the other side's program, with lesson 11's deadline
  *   for the answer. It needs no libc. It also finds a program that is stuck.
- *   The kernel of a stuck program still answers, so (a) and (b) see nothing
- *   wrong.
+ *   The kernel of a stuck program still answers. So (a) sees nothing wrong. (b)
+ *   does when the buffers are full, but it also ends a program that is slow.
  *
  * | here | Linux system calls (`strace`) |
  * |---|---|
@@ -107,8 +107,9 @@ export async function heartbeat(conn: Deno.Conn, limit = 1000): Promise<void> {
   const buffer = new Uint8Array(1);
   const giveUp = () => conn[Symbol.dispose]();
   for (let count: number | null = 1; count !== null;) {
-    await conn.write(buffer);
-    count = await withDeadline(conn.read(buffer), limit, giveUp);
+    // The write is part of it: a dead peer's queue may be full.
+    const answer = conn.write(buffer).then(() => conn.read(buffer));
+    count = await withDeadline(answer, limit, giveUp);
     await delay(limit / 2);
   }
 }
@@ -178,10 +179,10 @@ async function kernelValues(): Promise<string> {
     `${idle + interval * count} s`;
   const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
   return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) +
-    `\n\nKeepalive finds a dead peer after ${found(byDeno)}, here ${
+    `\n\nKeepalive alone finds a dead peer after ${found(byDeno)}, here ${
       found(here)
     }.` +
-    `\nBytes are sent again ${retries.trim()} times (tcp_retries2), here for 1.5 s.`;
+    `\nBytes are sent again about ${retries.trim()} times (tcp_retries2), here for 1.5 s.`;
 }
 
 /** What the kernel says, second by second, of a reader and a writer. */

@@ -440,7 +440,12 @@ if (import.meta.main) {
           max: 10_000,
           help: "how many at once",
         },
-        duration: { default: 1000, min: 1, help: "ms of the load on each" },
+        duration: {
+          default: 1000,
+          min: 1,
+          max: 2 ** 31 - 1,
+          help: "ms of the load on each",
+        },
       },
       run: demo,
     },

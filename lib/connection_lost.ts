@@ -9,12 +9,20 @@
 const CODES = [
   "ECONNRESET", // the other side has sent a RST
   "EPIPE", // the same, but found out by a write
-  "ENOTCONN", // the same, before accept(2) could ask for its address
+  "ENOTCONN", // the same, before Deno could ask for the client's address
   "ECONNABORTED", // the same, on other systems
   "ETIMEDOUT", // the other side does not answer any more
   "EHOSTUNREACH", // there is no way to the other side any more
   "ENETUNREACH",
-  "EPROTO",
+  "ECONNREFUSED", // a firewall on the way says so (ICMP)
+];
+/** The same for errors that Deno has no code for: Linux's numbers of them. */
+const NUMBERS = [
+  64, // ENONET
+  71, // EPROTO
+  92, // ENOPROTOOPT
+  100, // ENETDOWN
+  112, // EHOSTDOWN
 ];
 
 /**
@@ -33,6 +41,8 @@ const CODES = [
  * ```
  */
 export function isConnectionLost(error: unknown): boolean {
-  return error instanceof Error &&
-    CODES.includes(String((error as { code?: unknown }).code));
+  if (!(error instanceof Error)) return false;
+  const [, number] = error.message.match(/\(os error (\d+)\)$/) ?? [];
+  return CODES.includes(String((error as { code?: unknown }).code)) ||
+    NUMBERS.includes(Number(number));
 }

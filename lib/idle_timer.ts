@@ -7,6 +7,8 @@
 
 /** How long after the first look the second one comes, in milliseconds. */
 const SECOND_LOOK = 100;
+/** The longest wait of setTimeout(): it does not wait at all for more. */
+const LONGEST_LOOK = 2 ** 31 - 1;
 
 /**
  * Calls a function when nothing has happened for some time.
@@ -43,7 +45,7 @@ export class IdleTimer implements Disposable {
   constructor(limit: number, onIdle: () => void) {
     this.#limit = limit;
     this.#onIdle = onIdle;
-    if (limit > 0) this.#timer = setTimeout(this.#look, limit, false);
+    if (limit > 0) this.#lookAfter(limit);
   }
 
   /** Something has happened: the time begins anew. */
@@ -61,10 +63,15 @@ export class IdleTimer implements Disposable {
     clearTimeout(this.#timer);
   }
 
+  #lookAfter(milliseconds: number): void {
+    const wait = Math.min(milliseconds, LONGEST_LOOK);
+    this.#timer = setTimeout(this.#look, wait, false);
+  }
+
   #look = (isSecond: boolean): void => {
     const idle = Math.max(performance.now() - this.#lastActive, 0);
     if (idle < this.#limit) {
-      this.#timer = setTimeout(this.#look, this.#limit - idle, false);
+      this.#lookAfter(this.#limit - idle);
     } else if (!isSecond) {
       this.#timer = setTimeout(this.#look, SECOND_LOOK, true);
     } else {

@@ -32,6 +32,7 @@ export const SIGINT = 2;
  * `TCP_KEEPINTVL` are in seconds, `TCP_USER_TIMEOUT` is in milliseconds.
  */
 export const SOCKET_OPTIONS = {
+  IP_TTL: [0, 2],
   IP_MINTTL: [0, 21],
   SO_REUSEADDR: [1, 2],
   SO_TYPE: [1, 3],

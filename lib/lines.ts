@@ -88,8 +88,10 @@ let ahead: ReturnType<typeof standardInput.next> | undefined;
  *
  * @example
  * ```ts no-assert
- * for await (const line of askLines("Your name: ")) {
- *   await Deno.stdout.write(line);
+ * async function greet() {
+ *   for await (const line of askLines("Your name: ")) {
+ *     await Deno.stdout.write(line);
+ *   }
  * }
  * ```
  */

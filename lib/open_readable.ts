@@ -7,6 +7,8 @@
 
 /** How many bytes a chunk has at most; as many as those of Deno's streams. */
 const CHUNK_SIZE = 64 * 1024;
+/** How many reads of 0 bytes in a row are no mistake of the reader's. */
+const MOST_EMPTY = 100;
 
 /**
  * Makes a stream of what `read` brings. `conn.readable` also does that. But at
@@ -42,7 +44,10 @@ export function openReadable(
     autoAllocateChunkSize: CHUNK_SIZE,
     async pull(controller) {
       const request = controller.byobRequest!;
-      const count = await reader.read(request.view as Uint8Array);
+      let count: number | null = 0;
+      for (let i = 0; count === 0 && i < MOST_EMPTY; i++) {
+        count = await reader.read(request.view as Uint8Array);
+      }
       if (count === null) controller.close();
       request.respond(count ?? 0);
     },

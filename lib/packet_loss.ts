@@ -17,10 +17,15 @@ const LARGEST_TTL = 255;
  * the same, but some kernels let only root attach one to a TCP socket.)
  *
  * @throws {Deno.errors.NotFound} If the connection is closed, or not IPv4.
+ * @throws {Error} If this host itself sends with the largest TTL.
  */
 export function dropIncoming(conn: Deno.TcpConn): void {
   using libc = openLibc();
-  descriptorOf(libc, conn).setsockopt("IP_MINTTL", LARGEST_TTL);
+  const socket = descriptorOf(libc, conn);
+  if (socket.getsockopt("IP_TTL") === LARGEST_TTL) {
+    throw new Error("Nothing is lost where ip_default_ttl is 255");
+  }
+  socket.setsockopt("IP_MINTTL", LARGEST_TTL);
 }
 
 /**

@@ -6,8 +6,9 @@
  */
 
 /**
- * For `env` of `Deno.Command`: Deno does not start a process that inherits such
- * a variable, unless it may run everything. An empty variable is allowed.
+ * For `env` of `Deno.Command`: Deno does not start a process that inherits a
+ * variable whose name begins with `LD_`, unless it may run everything. An empty
+ * variable is allowed. These are the usual ones.
  *
  * @example
  * ```ts

@@ -11,6 +11,13 @@ const givenUp = new WeakMap<
   Deno.DatagramConn,
   Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]>
 >();
+/** More than the kernel keeps for a socket, if nobody has changed that. */
+const MOST_QUEUED = 1000;
+/** Where Linux sends from a socket without an address what is sent to these. */
+const THIS_HOST: Record<string, string> = {
+  "0.0.0.0": "127.0.0.1",
+  "::": "::1",
+};
 
 /**
  * Receives the next datagram that `peer` sends to a socket. Anybody can send to
@@ -18,7 +25,7 @@ const givenUp = new WeakMap<
  *
  * @param socket The socket. Nothing else may receive from it.
  * @param peer An IP address, with or without a scope (`%eth0`), and a port.
- * `0.0.0.0` and `::` are this host: Linux sends there what is sent to them.
+ * `0.0.0.0` and `::` are this host: Linux sends it what is sent to them.
  * @param milliseconds How long to wait; 0 takes only what has arrived already.
  * @param onStranger Is told where each other datagram came from.
  * @returns The datagram; `null` if none came in time.
@@ -46,9 +53,12 @@ export async function receiveFrom(
   milliseconds: number,
   onStranger?: (from: Deno.NetAddr) => unknown,
 ): Promise<Uint8Array<ArrayBuffer> | null> {
-  const host = plainAddress(peer.hostname);
+  const own = plainAddress((socket.addr as Deno.NetAddr).hostname);
+  const to = plainAddress(peer.hostname);
+  const host = to in THIS_HOST ? THIS_HOST[own] ?? own : to;
   const end = performance.now() + milliseconds;
-  do {
+  // When the time is over, the peer's may still stand behind those of others.
+  for (let late = 0; late < MOST_QUEUED;) {
     const receiving = givenUp.get(socket) ??
       socket.receive(new Uint8Array(65535));
     givenUp.set(socket, receiving);
@@ -65,15 +75,14 @@ export async function receiveFrom(
       return data;
     }
     onStranger?.(from);
-  } while (performance.now() < end);
+    if (performance.now() >= end) late++;
+  }
   return null;
 }
 
 /** An address in one form, so that it can be compared. */
 function plainAddress(address: string): string {
-  if (address === "0.0.0.0") return "127.0.0.1";
   if (!address.includes(":")) return address;
   const [bare] = address.split("%");
-  const { hostname } = new URL(`http://[${bare}]`);
-  return hostname === "[::]" ? "[::1]" : hostname;
+  return new URL(`http://[${bare}]`).hostname.slice(1, -1);
 }

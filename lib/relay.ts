@@ -68,7 +68,12 @@ export class Relay {
     const open = (hostname: string) =>
       Deno.listenDatagram({ hostname, port: 0, transport: "udp" });
     this.#front = open(RELAY_HOST);
-    this.#back = open(server.hostname.includes(":") ? "::" : "0.0.0.0");
+    try {
+      this.#back = open(server.hostname.includes(":") ? "::" : "0.0.0.0");
+    } catch (error) {
+      this.#front.close();
+      throw error;
+    }
     this.address = this.#front.addr as Deno.NetAddr;
 
     let client: Deno.Addr | undefined;

@@ -12,6 +12,7 @@ import { createConnection } from "node:net";
  * first echo has come: a real RST. Deno's `close()` would send a FIN first.
  *
  * @param port The server's port.
+ * @throws {Error} If the server closes first, or nobody listens there.
  *
  * @example
  * ```ts
@@ -33,8 +34,10 @@ import { createConnection } from "node:net";
 export async function connectAndReset(port: number): Promise<void> {
   const socket = createConnection(port, "127.0.0.1");
   socket.write("reset me");
-  await once(socket, "data"); // A RST before the accept would be lost.
   const closed = once(socket, "close");
+  // A RST before the accept would be lost.
+  await Promise.race([once(socket, "data"), closed]);
+  if (socket.destroyed) throw new Error("The server has closed first");
   socket.resetAndDestroy();
   await closed;
 }

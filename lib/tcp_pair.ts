@@ -29,7 +29,10 @@ export async function connectPair(): Promise<TcpPair> {
   using listener = Deno.listen({ hostname, port: 0 });
   const { port } = listener.addr;
   const client = await Deno.connect({ hostname, port });
-  const server = await listener.accept();
+  const server = await listener.accept().catch((error) => {
+    client.close();
+    throw error;
+  });
   return {
     client,
     server,

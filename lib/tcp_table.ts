@@ -14,13 +14,16 @@ export interface TcpRow {
   remote: { hostname: string; port: number };
   /** By the name it has in RFC 9293: `"TIME-WAIT"`. */
   state: string;
-  /** What it has sent without an answer, and what waits to be sent: bytes. */
+  /** Bytes that it has sent without an answer, and that wait. A FIN is one. */
   sendQueue: number;
-  /** What has come and was not read yet, in bytes. */
+  /** Bytes that have come and were not read; of LISTEN, who waits in its queue. */
   receiveQueue: number;
   /** What happens next, and in how many milliseconds; `null` if nothing does. */
   timer: { kind: string; milliseconds: number } | null;
-  /** How often the oldest segment without an answer was sent again. */
+  /**
+   * How often the oldest segment without an answer was sent again. The first
+   * time it may be a tail loss probe, which is not counted.
+   */
   retransmits: number;
 }
 
@@ -44,8 +47,9 @@ const STATES = [
 const TIMERS = ["retransmit", "keepalive", "time-wait", "window probe"];
 
 /**
- * Lists the TCP sockets of this host. To know several of them at the same
- * moment, like both ends of a connection, take them from one such list.
+ * Lists the TCP sockets of this host. To compare several of them, like both ends
+ * of a connection, take them from one such list: then they are from nearly the
+ * same moment. (The kernel looks at one after the other.)
  *
  * @throws {Error} If the list cannot be read.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
@@ -114,9 +118,7 @@ function toAddress(text: string) {
   const words = host.match(/.{8}/g)!.map((word) => parseInt(word, 16));
   const bytes = new Uint8Array(new Uint32Array(words).buffer);
   const groups = bytes.toHex().match(/.{4}/g)!.join(":");
-  const hostname = bytes.length === 4
-    ? bytes.join(".")
-    : new URL(`http://[${groups}]`).hostname.slice(1, -1);
+  const hostname = bytes.length === 4 ? bytes.join(".") : inOneForm(groups);
   return { hostname, port: parseInt(port, 16) };
 }
 
@@ -124,7 +126,7 @@ function toAddress(text: string) {
  * Finds one end of a connection.
  *
  * @param rows What the kernel lists, from one reading.
- * @param end A `Deno.TcpConn`, or as much of it as its ports.
+ * @param end A `Deno.TcpConn`, or as much of it as its addresses.
  * @returns Its row, or `undefined` if the kernel has none any more.
  *
  * @example Both ends of a connection on this host
@@ -142,11 +144,20 @@ function toAddress(text: string) {
  */
 export function endOf(
   rows: TcpRow[],
-  end: { localAddr: { port: number }; remoteAddr: { port: number } },
+  end: { localAddr: TcpRow["local"]; remoteAddr: TcpRow["remote"] },
 ): TcpRow | undefined {
+  const isSame = (a: TcpRow["local"], b: TcpRow["local"]) =>
+    a.port === b.port && a.hostname === inOneForm(b.hostname);
   return rows.find(({ local, remote }) =>
-    local.port === end.localAddr.port && remote.port === end.remoteAddr.port
+    isSame(local, end.localAddr) && isSame(remote, end.remoteAddr)
   );
+}
+
+/** An address as the list has it: `::ffff:7f00:1`, and no scope. */
+function inOneForm(hostname: string): string {
+  if (!hostname.includes(":")) return hostname;
+  const [bare] = hostname.split("%");
+  return new URL(`http://[${bare}]`).hostname.slice(1, -1);
 }
 
 /**

@@ -158,7 +158,10 @@ Deno.test("README lists every lesson, and the flags it needs", () => {
     const row = README.split("\n").find((line) =>
       line.startsWith(`| [\`${lesson}\`](lessons/${lesson}) `)
     );
-    assert(row?.includes(`| \`deno task ${lesson.slice(3, -3)}\` `), lesson);
+    assert(
+      row?.includes(`| \`deno task ${lesson.slice(3, -3)}\` `),
+      `no row of ${lesson}`,
+    );
   }
   const rows = new Map(
     [...README.matchAll(/^\| `(--[a-z-]+(?:=\w+)?)` +\| (.+) \|$/gm)]

@@ -137,6 +137,9 @@ export function findSource(name: string): string {
       .map((file) => `${folder}/${file}`).toSorted()
   ).concat(TRACE);
   const names = paths.map((path) => fileNameOf(path).slice(0, -3));
+  const known = paths.map((path, i) =>
+    path.startsWith("lib/") && path !== TRACE ? path.slice(0, -3) : names[i]
+  );
   const wanted = name.replace(/^\.\//, "").replace(/\.ts$/, "");
   const found = [
     paths.indexOf(`${wanted}.ts`),
@@ -148,7 +151,7 @@ export function findSource(name: string): string {
   if (found !== undefined) return paths[found];
   throw new UsageError(
     `no lesson or module ${JSON.stringify(name)}, there are ${
-      names.join(", ")
+      known.join(", ")
     }`,
   );
 }

@@ -5,6 +5,7 @@
  */
 
 import { green } from "@std/fmt/colors";
+import { isEnding } from "./run_lesson.ts"; // stage
 
 /** Options of {@linkcode Progress}; the defaults suit standard error. */
 export interface ProgressOptions {
@@ -14,9 +15,13 @@ export interface ProgressOptions {
   isTerminal?: boolean;
   /** Whether to use color. */
   color?: boolean;
+  /** How wide that terminal is. */
+  columns?: number;
 }
 
 const BAR_WIDTH = 20;
+/** What stands around the bar. */
+const FRAME = " []  100%".length;
 
 /**
  * Draws how far something has come, in one line on standard error. Disposing
@@ -44,6 +49,7 @@ export class Progress implements Disposable {
   #total: number;
   #stream: { writeSync(p: Uint8Array): number } | null;
   #color: boolean;
+  #width: number;
   #drawn = "";
 
   /**
@@ -53,12 +59,17 @@ export class Progress implements Disposable {
    * @param total The number that stands for all of it.
    */
   constructor(label: string, total: number, options: ProgressOptions = {}) {
-    const { stream = Deno.stderr, isTerminal = Deno.stderr.isTerminal() } =
-      options;
+    const {
+      stream = Deno.stderr,
+      isTerminal = Deno.stderr.isTerminal(),
+      columns = Deno.stderr.isTerminal() && Deno.consoleSize().columns || 80,
+    } = options;
     this.#label = label;
     this.#total = total;
     this.#stream = isTerminal ? stream : null;
     this.#color = options.color ?? !Deno.noColor;
+    const room = columns - label.length - FRAME;
+    this.#width = Math.min(BAR_WIDTH, Math.max(room, 1));
   }
 
   /** Draws that `done` of the total is done. */
@@ -66,9 +77,9 @@ export class Progress implements Disposable {
     const part = this.#total > 0
       ? Math.min(Math.max(done / this.#total, 0), 1)
       : 1;
-    const filled = "#".repeat(Math.floor(part * BAR_WIDTH));
+    const filled = "#".repeat(Math.floor(part * this.#width));
     const bar = (this.#color ? green(filled) : filled) +
-      "-".repeat(BAR_WIDTH - filled.length);
+      "-".repeat(this.#width - filled.length);
     const percent = `${Math.floor(part * 100)}%`.padStart(4);
     this.#draw(`${this.#label} [${bar}] ${percent}`);
   }
@@ -79,6 +90,7 @@ export class Progress implements Disposable {
   }
 
   #draw(text: string): void {
+    if (isEnding) return; // Other lines come now. // stage
     if (this.#stream === null || text === this.#drawn) return;
     this.#drawn = text;
     try {

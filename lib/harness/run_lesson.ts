@@ -73,6 +73,7 @@ export async function runLesson(
   let printed: Promise<unknown> = Promise.resolve();
   const write = (p: Uint8Array): Promise<number> => {
     const writing = printed
+      .then(() => stage.beforePrint()) // stage
       .then(() => isLost ? p.length : writeFull(stdout, p))
       .catch((error) => {
         isLost = true;

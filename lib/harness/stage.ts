@@ -43,7 +43,9 @@ export const stage = {
     if (show === undefined || quiet || child) return;
     if (show === "trace") {
       const { flushTrace } = await import("./trace.ts");
+      stage.beforePrint = flushTrace;
       stage.end = flushTrace;
+      stage.childFlags = [`--preload=${import.meta.resolve("./trace.ts")}`];
     } else {
       const { drawDiagram } = await import("./diagram.ts");
       stage.end = (print) => {
@@ -52,6 +54,9 @@ export const stage = {
       };
     }
   },
+
+  /** Lets the trace of what led to a line stand before it. */
+  beforePrint: (): unknown => undefined,
 
   /** Shows what was collected, or is still to be written, before the end. */
   end: (_print: (text: string) => unknown): unknown => undefined,

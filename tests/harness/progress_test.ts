@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { Progress } from "../../lib/harness/progress.ts";
 
 function fakeTerminal() {
@@ -47,6 +47,16 @@ Deno.test("Progress is silent where there is no terminal", () => {
     progress.update(5);
   }
   assertEquals(stream.drawn, []);
+});
+
+Deno.test("Progress has a shorter bar on a narrow terminal", () => {
+  const stream = fakeTerminal();
+  const narrow = { stream, isTerminal: true, color: false, columns: 24 };
+  new Progress("reading", 10, narrow).update(5);
+  const [drawn] = stream.drawn;
+  assertEquals(drawn, "\r\x1b[Kreading [####----]  50%");
+  // The last column stays free: a character there would begin a new line.
+  assert(drawn.length - "\r\x1b[K".length < narrow.columns);
 });
 
 Deno.test("Progress of nothing is all of it", () => {

@@ -258,3 +258,28 @@ Deno.test("11 names the flag that is missing", async () => {
     assertMatch(stderr, /^11_deadlines: .* --unstable-net flag\n$/);
   }));
 });
+
+Deno.test("11 connectWithDeadline() closes what it is too late for", async () => {
+  const { connect } = Deno;
+  let isClosed = false;
+  const conn = { [Symbol.dispose]: () => isClosed = true };
+  const connecting = Promise.withResolvers<typeof conn>();
+  try {
+    // Connected when it is told to give up: then it does not listen any more.
+    Deno.connect = (({ signal }: Deno.ConnectOptions) => {
+      const late = () => setTimeout(() => connecting.resolve(conn));
+      signal!.addEventListener("abort", late);
+      return connecting.promise;
+    }) as unknown as typeof connect;
+    const address = { hostname: "127.0.0.1", port: 1 };
+    await assertRejects(
+      () => connectWithDeadline(address, 1),
+      Deno.errors.TimedOut,
+    );
+  } finally {
+    Deno.connect = connect;
+  }
+  await connecting.promise;
+  await null;
+  assert(isClosed);
+});

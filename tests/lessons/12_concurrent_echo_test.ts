@@ -521,3 +521,26 @@ for (const noGate of [false, true]) {
     ReadGate.prototype.pass = pass;
   });
 }
+
+Deno.test("12 server goes on when the host has no descriptors left", async () => {
+  // ENFILE: Deno has no code for it, and a test cannot bring a host to it.
+  const stop = new AbortController();
+  let asked = 0;
+  const { listen } = Deno;
+  try {
+    Deno.listen = (() => ({
+      addr: { hostname, port: 1 },
+      accept() {
+        if (++asked === 2) stop.abort();
+        const text = "Too many open files in system (os error 23)";
+        return Promise.reject(new Error(text));
+      },
+      [Symbol.dispose]() {},
+    })) as unknown as typeof listen;
+    const { signal } = stop;
+    await server({ signal, onListen: () => {}, print: () => {} });
+  } finally {
+    Deno.listen = listen;
+  }
+  assertEquals(asked, 2);
+});

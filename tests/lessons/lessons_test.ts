@@ -11,6 +11,17 @@ const LIB = ["", "harness/"].flatMap((folder) =>
 const libSource = (path: string) =>
   Deno.readTextFileSync(new URL(`lib/${path}`, ROOT));
 
+/** Says which part is missing, or stands before another one. */
+function inOrder(text: string, parts: Record<string, RegExp>) {
+  let last = -1;
+  for (const [name, part] of Object.entries(parts)) {
+    const at = text.search(part);
+    assert(at >= 0, `missing: ${name}`);
+    assert(at > last, `not in its place: ${name}`);
+    last = at;
+  }
+}
+
 for (const lesson of LESSONS) {
   const header = lessonSource(lesson).split("*/")[0];
   const tag = (name: string) =>
@@ -18,11 +29,11 @@ for (const lesson of LESSONS) {
       .map(([, text]) => text);
 
   Deno.test(`${lesson} has the header of a lesson`, () => {
-    assert(header.startsWith("/**\n * @title "));
+    assert(header.startsWith("/**\n * @title "), "@title comes first");
     for (const name of ["title", "difficulty", "tags"]) {
-      assertEquals(tag(name).length, 1, `@${name}`);
+      assertEquals(tag(name).length, 1, `@${name} stands there once`);
     }
-    assert(tag("see").length > 0);
+    assert(tag("see").length > 0, "@see is missing");
     for (const resource of tag("resource")) {
       assertMatch(resource, /^\{https:\/\/\S+\} \S/);
     }
@@ -30,28 +41,27 @@ for (const lesson of LESSONS) {
       assert(line.startsWith("deno run "), line);
       assert(line.includes(` lessons/${lesson}`), line);
     }
-    assertMatch(header, /^ \* Try it:$/m);
+    assertMatch(header, /^ \* Try it:$/m, "Try it: is missing");
     // So that it can be pasted as it stands.
     const [tried] = header.match(/^ \* Try it:\n( \* .+\n)+/m)!;
     for (const [code] of tried.matchAll(/`[^`]*`/g)) {
       assert(!code.includes("\n"), code);
     }
-    assertMatch(header, /\| here \| Linux system calls/);
   });
 
   Deno.test(`${lesson} reads in the order of a lesson`, () => {
-    const parts = [
-      / \* @module\n \*\//,
-      /\nimport \{/,
-      /\nexport (async )?function /,
-      /\nif \(import\.meta\.main\) \{\n/,
-    ].map((part) => lessonSource(lesson).search(part));
-    assertEquals(parts, parts.toSorted((a, b) => a - b));
-    assert(!parts.includes(-1), String(parts));
-    const prose = [/What to look at:/, /\| here \|/, /Try it:/, /still missing/]
-      .map((part) => header.search(part));
-    assertEquals(prose, prose.toSorted((a, b) => a - b));
-    assert(!prose.includes(-1), String(prose));
+    inOrder(lessonSource(lesson), {
+      "a header that ends with @module": / \* @module\n \*\//,
+      "import { ... }": /\nimport \{/,
+      "export function": /\nexport (async )?function /,
+      "if (import.meta.main) {": /\nif \(import\.meta\.main\) \{\n/,
+    });
+    inOrder(header, {
+      "What to look at:": /What to look at:/,
+      "| here | Linux system calls": /\| here \| Linux system calls/,
+      "Try it:": /Try it:/,
+      "What is still missing": /still missing/,
+    });
   });
 
   // All that can be wrong with a command line is tested in one process, in
@@ -79,6 +89,7 @@ Deno.test("deno.json has a task with the flags of every lesson", () => {
   );
   for (const lesson of LESSONS) {
     const task = tasks[lesson.slice(3, -3)];
+    assert(task, `deno.json has no task ${lesson.slice(3, -3)}`);
     assertEquals(task.command, runLines(lesson).get("demo")!.join(" "));
     assert(task.description.startsWith(lesson.slice(0, 2) + ": "));
   }

@@ -35,3 +35,13 @@ Deno.test("isConnectionLost() leaves the server's own errors to it", async () =>
   ];
   for (const error of mine) assertEquals(isConnectionLost(error), false);
 });
+
+Deno.test("isConnectionLost() knows errors that Deno has no code for", () => {
+  // As Deno words them; accept(2) passes them on from the network.
+  const host = new Error("Host is down (os error 112)");
+  assert(isConnectionLost(host));
+  const icmp = { code: "ECONNREFUSED" };
+  assert(isConnectionLost(Object.assign(new Error("read"), icmp)));
+  const full = new Error("Too many open files in system (os error 23)");
+  assert(!isConnectionLost(full));
+});

@@ -62,3 +62,16 @@ Deno.test("IdleTimer sees what came while the process was stopped", async () => 
   await pause(150); // The second look has been.
   assertEquals(isOver, false);
 });
+
+Deno.test("IdleTimer takes a time that is longer than any timer", () => {
+  const { setTimeout } = globalThis;
+  const waits: unknown[] = [];
+  try {
+    globalThis.setTimeout = ((_: unknown, wait: unknown) => waits.push(wait)) as // deno-lint-ignore no-explicit-any -- It is only a part of it.
+    any;
+    using _idle = new IdleTimer(Infinity, () => {});
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+  assertEquals(waits, [2 ** 31 - 1]);
+});

@@ -56,3 +56,10 @@ Deno.test("openReadable() leaves the connection open when it is cancelled", asyn
   await conn.write(new Uint8Array([2]));
   assertEquals(await client.read(new Uint8Array(9)), 1);
 });
+
+Deno.test("openReadable() reads again after a read of nothing", async () => {
+  const counts = [2, 0, 3, null];
+  const reader = { read: () => Promise.resolve(counts.shift()!) };
+  const chunks = await Array.fromAsync(openReadable(reader));
+  assertEquals(chunks.map((it) => it.length), [2, 3]);
+});

@@ -1,5 +1,7 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { descriptorOf, openLibc } from "../../lib/libc_socket.ts";
 import { dropIncoming, passIncoming } from "../../lib/packet_loss.ts";
+import { connectPair } from "../../lib/tcp_pair.ts";
 import { until } from "../testing.ts";
 
 /** How often the kernel sent something again, without the lib. */
@@ -36,4 +38,11 @@ Deno.test("dropIncoming() loses what comes in, passIncoming() lets it in again",
   passIncoming(conn);
   assertEquals(await reading, 5);
   await until(() => retransmitsOf(port, conn.localAddr.port) === 0);
+});
+
+Deno.test("dropIncoming() says where it would lose nothing", async () => {
+  using pair = await connectPair();
+  using libc = openLibc();
+  descriptorOf(libc, pair.client).setsockopt("IP_TTL", 255);
+  assertThrows(() => dropIncoming(pair.client), Error, "ip_default_ttl is 255");
 });

@@ -106,3 +106,30 @@ Deno.test("receiveFrom() passes the socket's errors on", async () => {
   await assertRejects(() => waiting, Deno.errors.Interrupted);
   await assertRejects(() => receiveFrom(socket, peer, 1), Error);
 });
+
+Deno.test("receiveFrom() finds what has come behind a stranger's, however late", async () => {
+  using sockets = new Sockets();
+  const { socket } = sockets;
+  const [peer, stranger] = [sockets.open(), sockets.open()];
+  for (const it of [stranger, stranger, peer]) {
+    await it.send(new Uint8Array([it === peer ? 1 : 0]), socket.addr);
+  }
+  const data = await receiveFrom(socket, addressOf(peer), 0);
+  assertEquals(data, new Uint8Array([1]));
+});
+
+Deno.test("receiveFrom() knows where a socket with an address sends to this host", async () => {
+  using sockets = new Sockets();
+  const [socket, peer] = ["127.0.0.2", "127.0.0.2"].map((it) =>
+    sockets.open(it)
+  );
+  const { port } = addressOf(peer);
+  await socket.send(new Uint8Array(1), {
+    ...addressOf(peer),
+    hostname: "0.0.0.0",
+  });
+  const [data, from] = await peer.receive();
+  await peer.send(data, from);
+  const peerAddress = { hostname: "0.0.0.0", port };
+  assertEquals(await receiveFrom(socket, peerAddress, LONG), data);
+});

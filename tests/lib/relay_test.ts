@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { withDeadline } from "../../lib/deadline.ts";
 import { Relay, type RelayOptions } from "../../lib/relay.ts";
 import { until } from "../testing.ts";
@@ -108,4 +108,21 @@ Deno.test("Relay has nobody for an answer that comes before a request", async ()
   await relay.close();
   client.close();
   server.close();
+});
+
+Deno.test("Relay leaves no socket open if it cannot open both", async () => {
+  const { listenDatagram } = Deno;
+  const opened: Deno.DatagramConn[] = [];
+  try {
+    Deno.listenDatagram = ((options: Deno.UdpListenOptions) => {
+      if (opened.length === 1) throw new Error("EMFILE");
+      opened.push(listenDatagram({ ...options, transport: "udp" }));
+      return opened[0];
+    }) as typeof listenDatagram;
+    const address = { ...bind, port: 1 };
+    assertThrows(() => new Relay(address), Error, "EMFILE");
+  } finally {
+    Deno.listenDatagram = listenDatagram;
+  }
+  await assertRejects(() => opened[0].receive(), Deno.errors.BadResource);
 });

@@ -1,5 +1,10 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { cat, parseTcpTable, readTcpTable } from "../../lib/tcp_table.ts";
+import {
+  cat,
+  endOf,
+  parseTcpTable,
+  readTcpTable,
+} from "../../lib/tcp_table.ts";
 import { fakeProgram, hasProgram, until } from "../testing.ts";
 
 const LOOPBACK = "127.0.0.1";
@@ -174,4 +179,39 @@ Deno.test("readTcpTable() takes no failure for an empty table", async () => {
     "cat /proc/net/tcp: Permission denied", // And the second file is no answer.
     "true", // A host without IPv6 has no second file.
   ]);
+});
+
+Deno.test("endOf() tells connections apart that have the same ports", () => {
+  const row = (remote: string, state: string) => ({
+    local: { hostname: "127.0.0.1", port: 4000 },
+    remote: { hostname: remote, port: 80 },
+    state,
+    sendQueue: 0,
+    receiveQueue: 0,
+    timer: null,
+    retransmits: 0,
+  });
+  const rows = [
+    row("127.0.0.1", "ESTABLISHED"),
+    row("127.0.0.2", "CLOSE-WAIT"),
+  ];
+  const localAddr = rows[0].local;
+  for (const { remote: remoteAddr, state } of rows) {
+    assertEquals(endOf(rows, { localAddr, remoteAddr })?.state, state);
+  }
+});
+
+Deno.test("endOf() knows an IPv4 address in an IPv6 socket, and a scope", async () => {
+  using listener = Deno.listen({ hostname: "::", port: 0 });
+  const { port } = listener.addr;
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using accepted = await listener.accept();
+  assertEquals(endOf(await readTcpTable(), accepted)?.state, "ESTABLISHED");
+  assertEquals(endOf(await readTcpTable(), conn)?.state, "ESTABLISHED");
+  const [row] = parseTcpTable(
+    "   0: 000080FE00000000FF005450FE7A55FE:0050 000080FE00000000FF005450FE7A55FE:1F90 01 0:0 0:0 0",
+  );
+  const address = { hostname: "fe80::5054:ff:fe55:7afe%lo", port: 80 };
+  const remoteAddr = { ...address, port: 8080 };
+  assertEquals(endOf([row], { localAddr: address, remoteAddr }), row);
 });

@@ -108,6 +108,27 @@ Deno.test("01 client prints the reply as it came, and server counts its clients"
   assertEquals(stderr.match(/server read 1024 bytes/g)?.length, 1);
 });
 
+Deno.test("01 server's trace and output are in order in one log", async () => {
+  const wrapper = (command: string[]) =>
+    ["sh", "-c", 'exec "$@" 2>&1', "sh"].concat(command);
+  const args = ["server", "--host=127.0.0.1", "--port=0", "--connections=1"];
+  await using process = new LessonProcess(LESSON, args, { wrapper });
+  await exchange(await process.port(), "hi");
+  const lines = (await process.result()).stdout.trimEnd().split("\n");
+  assertEquals(
+    lines.map((it) => it.replace(/^\S+\):server (\S+)( .*)?$/, "trace: $1")),
+    [
+      "trace: socket,",
+      lines[1],
+      ...["accept", "read", "write", "close", "close"].map((it) =>
+        `trace: ${it}`
+      ),
+      "server closed",
+    ],
+  );
+  assertMatch(lines[1], /^listening on /);
+});
+
 Deno.test("01 client reports a server that closes without a reply", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const closing = (async () => {

@@ -146,3 +146,12 @@ Deno.test("15 server ends when all its processes were told to", async () => {
   assertEquals([code, stderr], [0, ""]);
   assertMatch(stdout, /^listening on \S+\nserver closed\n$/);
 });
+
+Deno.test("15 server shows what its processes do", async () => {
+  const { process, port } = await startServerOf(LESSON, []);
+  await using _ = process;
+  const { conn } = await connect(port);
+  conn.close();
+  await process.stderrHas(/\):answer read 6 bytes "hello\\n"\n/);
+  await process.stderrHas(/\):answer read: end of stream\n/);
+});

@@ -1,20 +1,26 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertRejects, assertThrows } from "@std/assert";
 import { connectPair } from "../../lib/tcp_pair.ts";
 
 Deno.test("connectPair() leaves nothing open if there is no accept", async () => {
-  const { listen } = Deno;
-  let peer: Promise<Deno.TcpConn> | undefined;
+  const { connect, listen } = Deno;
+  let client: Deno.TcpConn | undefined;
   try {
     Deno.listen = ((options: Deno.TcpListenOptions) => {
       const listener = listen(options);
-      peer = listener.accept();
       const accept = () => Promise.reject(new Error("EMFILE"));
       return Object.defineProperty(listener, "accept", { value: accept });
     }) as typeof listen;
-    await assertRejects(() => connectPair(), Error, "EMFILE");
+    Deno.connect = (async (options: Deno.ConnectOptions) =>
+      client = await connect(options)) as typeof connect;
+    await assertRejects(
+      () =>
+        connectPair(),
+      Error,
+      "EMFILE",
+    );
   } finally {
     Deno.listen = listen;
+    Deno.connect = connect;
   }
-  using conn = await peer!;
-  assertEquals(await conn.read(new Uint8Array(1)), null); // It is closed.
+  assertThrows(() => client!.close(), Deno.errors.BadResource);
 });

@@ -118,7 +118,7 @@ Deno.test("Relay leaves no socket open if it cannot open both", () => {
       if (opened.length === 1) throw new Error("EMFILE");
       opened.push(listenDatagram({ ...options, transport: "udp" }));
       return opened[0];
-    }) as typeof listenDatagram;
+    }) as unknown as typeof listenDatagram;
     const address = { ...bind, port: 1 };
     assertThrows(() => new Relay(address), Error, "EMFILE");
   } finally {

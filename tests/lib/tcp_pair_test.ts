@@ -9,9 +9,9 @@ Deno.test("connectPair() leaves nothing open if there is no accept", async () =>
       const listener = listen(options);
       const accept = () => Promise.reject(new Error("EMFILE"));
       return Object.defineProperty(listener, "accept", { value: accept });
-    }) as typeof listen;
+    }) as unknown as typeof listen;
     Deno.connect = (async (options: Deno.ConnectOptions) =>
-      client = await connect(options)) as typeof connect;
+      client = await connect(options)) as unknown as typeof connect;
     await assertRejects(
       () =>
         connectPair(),

@@ -170,8 +170,7 @@ if (import.meta.main) {
 
   await runLesson(import.meta.url, "TCP echo: full reads and full writes", {
     demo: {
-      help:
-        "a server process, and clients on standard input, if it has any at once",
+      help: "a server, and clients on standard input, if it has any at once",
       flags: ["--allow-net", "--allow-run=deno"],
       options: { ...common.demo, backlog, connections: clients, script },
       show: "diagram", // stage

@@ -239,8 +239,7 @@ if (import.meta.main) {
 
   await runLesson(import.meta.url, "UDP echo: datagrams, with no connection", {
     demo: {
-      help:
-        "a server process, and a client on standard input, if it has any at once",
+      help: "a server, and a client on standard input, if it has any at once",
       flags: ["--allow-net", "--allow-run=deno", "--unstable-net"],
       options: { ...common.demo, bufferSize, timeout, script },
       show: "diagram", // stage

@@ -155,7 +155,7 @@ value to the limit and then doubles it, to make room for its own bookkeeping.
     await firstWrite(libc, sendBuffer),
   ]));
   print(`It may be more than the buffer: the kernel takes a write in pieces, and
-looks at the limit before each of them. And the receiver has taken some already.`);
+looks at the limit before each of them. Meanwhile the receiver takes some.`);
 }
 
 /** What an option was, what it should be, and what it is now, or the error. */

@@ -48,8 +48,8 @@
  * - `deno task tcp_echo server --connections 0 --quiet`, in another terminal
  *   `deno task tcp_echo client`, and then press Ctrl+C in the server's terminal
  *   first. `ss -tan | grep 9527` shows FIN-WAIT-2, and when the client has
- *   ended by `q`, TIME-WAIT. The server starts again all the same: `Deno.listen` has
- *   set SO_REUSEADDR.
+ *   ended by `q`, TIME-WAIT. The server starts again all the same:
+ *   `Deno.listen` has set SO_REUSEADDR.
  * - Do the same with the tutorial's C++ server: `bind failed!`.
  *
  * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why

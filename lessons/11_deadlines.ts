@@ -12,9 +12,9 @@
  *
  * A wait may have no end, or one after minutes. A full queue does not answer a
  * connect. A silent peer never ends a read. A peer that does not read never
- * takes a write. The first part gives up each of these waits in time. The second part sends requests
- * over UDP, through a relay that loses, delays and doubles datagrams. Each
- * request gets one answer, or a clear failure.
+ * takes a write. The first part gives up each of these waits in time. The
+ * second part sends requests over UDP, through a relay that loses, delays and
+ * doubles datagrams. Each request gets one answer, or a clear failure.
  *
  * What to look at:
  * - `withDeadline` waits for a promise, but not for ever. Deno's `read` and

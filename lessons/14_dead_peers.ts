@@ -33,8 +33,8 @@
  *   times of this lesson's `setKeepAlive`, a read ends after 1 + 2 * 1 seconds,
  *   with ETIMEDOUT.
  * - (b) TCP_USER_TIMEOUT: the kernel gives up when bytes are unanswered for
- *   this time. It begins to count when it sends them again, so the error comes a
- *   little late.
+ *   this time. It begins to count when it sends them again, so the error comes
+ *   a little late.
  * - (a) does not help a writer: while bytes are unanswered, the kernel does not
  *   ask. (b) does not help a reader. Both together help both. Then the user timeout
  *   also says how long the kernel asks, in place of TCP_KEEPCNT (tcp(7)).
@@ -59,6 +59,8 @@
  * - `deno task dead_peers`: it takes six seconds.
  * - `ss -tno`, in another terminal meanwhile: the timers of all these sockets.
  *   `keepalive` asks, and `on` sends again.
+ * - `nstat -az TcpExtTCPMinTTLDrop`, before and after: how many packets the
+ *   kernel has dropped.
  * - `sysctl net.ipv4.tcp_keepalive_time net.ipv4.tcp_retries2`: what the kernel
  *   does if a program sets nothing else.
  *

@@ -58,9 +58,10 @@
  * What is still missing: when a process ends, the clients that it has not
  * accepted yet are reset too. A server that must not lose them when it starts
  * again gives its listener to its successor, or has another program in front of
- * it, or a kernel that passes them on (`net.ipv4.tcp_migrate_req`). What lesson 12 does for many clients is missing too: here a process without
- * descriptors ends, and all its clients with it. And each process costs as much
- * memory as a whole Deno, some 40 MB. Lesson 16 gets more out of a single process.
+ * it, or a kernel that passes them on (`net.ipv4.tcp_migrate_req`). What lesson
+ * 12 does for many clients is missing too: here a process without descriptors
+ * ends, and all its clients with it. And each process costs as much memory as a
+ * whole Deno, some 40 MB. Lesson 16 gets more out of a single process.
  *
  * @module
  */

@@ -71,10 +71,10 @@ export class LineQueue {
   /** Waits until the queue is empty, or nobody reads it. */
   async flush(): Promise<void> {
     while (this.#writing && !this.#isStuck()) {
-      await Promise.race([
-        this.#writing,
-        new Promise((resolve) => setTimeout(resolve, PATIENCE)),
-      ]);
+      const late = Promise.withResolvers<void>();
+      const timer = setTimeout(late.resolve, PATIENCE);
+      await Promise.race([this.#writing, late.promise]);
+      clearTimeout(timer);
     }
   }
 

@@ -7,6 +7,12 @@
 
 /** The longest wait of setTimeout(): it does not wait at all for more. */
 const LONGEST_TIMER = 2 ** 31 - 1;
+/**
+ * For how many turns of the event loop it looks once more; some 2 ms. A loop that
+ * always has something to do asks the kernel for news only in each 61st turn
+ * (`event_interval` of tokio, which Deno stands on).
+ */
+const LAST_TURNS = 100;
 
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
@@ -15,8 +21,8 @@ const LONGEST_TIMER = 2 ** 31 - 1;
  * promise again.
  *
  * Data that the kernel has got in time counts as in time, even if this process
- * was too busy to look. The event loop runs timers before it reads. So there is
- * one more look when the time is over.
+ * was too busy to look. The event loop runs timers before it reads. So it looks
+ * once more when the time is over.
  *
  * @param promise What to wait for.
  * @param milliseconds How long to wait. 0 or less takes only what is there
@@ -46,6 +52,7 @@ export async function withDeadline<T>(
   giveUp?: () => void,
 ): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
+  let turn: ReturnType<typeof setImmediate> | undefined;
   const late = new Promise<never>((_, reject) => {
     const end = () => {
       const message = `Timed out after ${milliseconds} ms`;
@@ -54,10 +61,14 @@ export async function withDeadline<T>(
       reject(new Deno.errors.TimedOut(message));
       giveUp?.();
     };
+    const look = (turns: number) => {
+      if (turns === 0) end();
+      else turn = setImmediate(look, turns - 1);
+    };
     const wait = (left: number) => {
       timer = left > LONGEST_TIMER
         ? setTimeout(wait, LONGEST_TIMER, left - LONGEST_TIMER)
-        : setTimeout(() => timer = setTimeout(end), Math.max(left, 0));
+        : setTimeout(look, Math.max(left, 0), LAST_TURNS);
     };
     wait(milliseconds);
   });
@@ -65,5 +76,6 @@ export async function withDeadline<T>(
     return await Promise.race([promise, late]);
   } finally {
     clearTimeout(timer);
+    clearImmediate(turn);
   }
 }

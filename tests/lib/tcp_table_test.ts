@@ -115,7 +115,7 @@ Deno.test("readTcpTable() lists the sockets of a connection, as ss does", {
   await becomes("LISTEN", "FIN-WAIT-2", "CLOSE-WAIT");
   peer.close();
   await becomes("LISTEN", "TIME-WAIT", undefined);
-  const row = (await readTcpTable()).find((it) => it.local.port === client)!;
+  const row = endOf(await readTcpTable(), conn)!;
   assertEquals(row.timer!.kind, "time-wait");
   assert(row.timer!.milliseconds > 0);
 });

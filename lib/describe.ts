@@ -24,6 +24,26 @@ export function formatAddress(
 }
 
 /**
+ * Writes an IP address in the one form in which it can be compared, and without
+ * its scope.
+ *
+ * @throws {TypeError} If it has a colon and is no IPv6 address.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(plainAddress("0:0::FF%eth0"), "::ff");
+ * assertEquals(plainAddress("127.0.0.1"), "127.0.0.1");
+ * ```
+ */
+export function plainAddress(address: string): string {
+  if (!address.includes(":")) return address;
+  const [bare] = address.split("%");
+  return new URL(`http://[${bare}]`).hostname.slice(1, -1);
+}
+
+/**
  * Prints a server's first line. A program that waits for it needs no sleep.
  *
  * @example

@@ -5,6 +5,7 @@
  */
 
 import { withDeadline } from "./deadline.ts";
+import { plainAddress } from "./describe.ts";
 
 /** A receive() cannot be cancelled: the next call takes what it brings. */
 const givenUp = new WeakMap<
@@ -78,11 +79,4 @@ export async function receiveFrom(
     if (performance.now() >= end) late++;
   }
   return null;
-}
-
-/** An address in one form, so that it can be compared. */
-function plainAddress(address: string): string {
-  if (!address.includes(":")) return address;
-  const [bare] = address.split("%");
-  return new URL(`http://[${bare}]`).hostname.slice(1, -1);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { plainAddress } from "./describe.ts";
 import { WITHOUT_LD } from "./plain_env.ts";
 
 /** One TCP socket of this host, of any process. */
@@ -118,7 +119,7 @@ function toAddress(text: string) {
   const words = host.match(/.{8}/g)!.map((word) => parseInt(word, 16));
   const bytes = new Uint8Array(new Uint32Array(words).buffer);
   const groups = bytes.toHex().match(/.{4}/g)!.join(":");
-  const hostname = bytes.length === 4 ? bytes.join(".") : inOneForm(groups);
+  const hostname = bytes.length === 4 ? bytes.join(".") : plainAddress(groups);
   return { hostname, port: parseInt(port, 16) };
 }
 
@@ -147,17 +148,10 @@ export function endOf(
   end: { localAddr: TcpRow["local"]; remoteAddr: TcpRow["remote"] },
 ): TcpRow | undefined {
   const isSame = (a: TcpRow["local"], b: TcpRow["local"]) =>
-    a.port === b.port && a.hostname === inOneForm(b.hostname);
+    a.port === b.port && a.hostname === plainAddress(b.hostname);
   return rows.find(({ local, remote }) =>
     isSame(local, end.localAddr) && isSame(remote, end.remoteAddr)
   );
-}
-
-/** An address as the list has it: `::ffff:7f00:1`, and no scope. */
-function inOneForm(hostname: string): string {
-  if (!hostname.includes(":")) return hostname;
-  const [bare] = hostname.split("%");
-  return new URL(`http://[${bare}]`).hostname.slice(1, -1);
 }
 
 /**

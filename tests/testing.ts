@@ -297,6 +297,21 @@ export function isRunning(pid: number): boolean {
   }
 }
 
+/** Puts something in the place of `owner[key]`, until it is disposed of. */
+export function replaced<T extends object, K extends keyof T>(
+  owner: T,
+  key: K,
+  value: unknown,
+): Disposable {
+  const original = owner[key];
+  owner[key] = value as T[K];
+  return { [Symbol.dispose]: () => void (owner[key] = original) };
+}
+
+/** A port as `/proc/net/tcp` has it. */
+export const portInHex = (port: number) =>
+  port.toString(16).toUpperCase().padStart(4, "0");
+
 /** Whether nobody listens on this port of 127.0.0.1 any more. */
 export async function isFree(port: number): Promise<boolean> {
   try {

@@ -137,9 +137,6 @@ export function findSource(name: string): string {
       .map((file) => `${folder}/${file}`).toSorted()
   ).concat(TRACE);
   const names = paths.map((path) => fileNameOf(path).slice(0, -3));
-  const known = paths.map((path, i) =>
-    path.startsWith("lib/") && path !== TRACE ? path.slice(0, -3) : names[i]
-  );
   const wanted = name.replace(/^\.\//, "").replace(/\.ts$/, "");
   const found = [
     paths.indexOf(`${wanted}.ts`),
@@ -149,10 +146,12 @@ export function findSource(name: string): string {
     names.findIndex((it) => it.match(/^\d+(?=_)/)?.[0] === wanted),
   ].find((index) => index >= 0);
   if (found !== undefined) return paths[found];
+  const known = paths.join(", ").replaceAll(
+    /lessons\/|lib\/harness\/|\.ts/g,
+    "",
+  );
   throw new UsageError(
-    `no lesson or module ${JSON.stringify(name)}, there are ${
-      known.join(", ")
-    }`,
+    `no lesson or module ${JSON.stringify(name)}, there are ${known}`,
   );
 }
 
@@ -249,9 +248,7 @@ function exportsOf(source: Source, only: string[]): Source {
   }
   const wanted = only.length > 0 ? only : known;
   const kept = new Set(wanted.flatMap((name) => exported.get(name)!));
-  const isLeftOut = ([name, text]: [string, string]) =>
-    !kept.has(text) && names.includes(name);
-  const leftOut = [...declarations].filter(isLeftOut).map(([name]) => name);
+  const leftOut = names.filter((name) => !kept.has(declarations.get(name)!));
   const code = [...new Set(declarations.values())]
     .filter((text) => kept.has(text)).join("")
     .replaceAll(

@@ -359,8 +359,8 @@ function replace(
       configurable: true,
     });
   }
-  const now = Object.getOwnPropertyDescriptor(owner, key);
-  Reflect.defineProperty(owner, key, { ...now, value: replacement });
+  const before = Object.getOwnPropertyDescriptor(owner, key);
+  Reflect.defineProperty(owner, key, { ...before, value: replacement });
 }
 
 /** What is known of a call besides its name. */
@@ -393,8 +393,8 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   const getter = (key: string, make: (conn: Conn, stream: Any) => object) => {
     const original = Object.getOwnPropertyDescriptor(prototype, key);
     const { get } = original ?? {};
-    const made = new WeakMap<object, object>();
     if (get === undefined) return;
+    const made = new WeakMap<object, object>();
     Reflect.defineProperty(prototype, key, {
       ...original,
       get(this: Conn) {
@@ -497,7 +497,10 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       abort: (reason) => end(() => writer.abort(reason)),
     }, {
       // Asked for by each write, also by one that has to wait for another one.
-      size: () => places.push(here(gotAt)) && 1,
+      size() {
+        places.push(here(gotAt));
+        return 1;
+      },
     });
   });
 }

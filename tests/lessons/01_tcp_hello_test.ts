@@ -4,6 +4,7 @@ import { exchange, reset } from "../peers.ts";
 import {
   isFree,
   LessonProcess,
+  portInHex,
   run,
   startServer as startServerOf,
   until,
@@ -20,9 +21,8 @@ const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
 
 /** Whether the kernel lists a connection to `port` in this state. */
 function inState(port: number, state: string): boolean {
-  const remote = port.toString(16).toUpperCase().padStart(4, "0");
   return Deno.readTextFileSync("/proc/net/tcp")
-    .includes(`0100007F:${remote} ${state} `);
+    .includes(`0100007F:${portInHex(port)} ${state} `);
 }
 
 /** Runs a command of the lesson's by `sh`, which sees it as `"$@"`. */

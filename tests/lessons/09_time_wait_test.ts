@@ -4,6 +4,7 @@ import {
   hasProgram,
   LessonProcess,
   onTerminal,
+  portInHex,
   run,
   tableBehind,
   until,
@@ -13,8 +14,7 @@ const LESSON = "09_time_wait.ts";
 
 /** What the kernel lists of one end of a connection, read without the lib. */
 function kernelRow(own: number, other: number) {
-  const hex = (n: number) => n.toString(16).toUpperCase().padStart(4, "0");
-  const ends = `0100007F:${hex(own)} 0100007F:${hex(other)} `;
+  const ends = `0100007F:${portInHex(own)} 0100007F:${portInHex(other)} `;
   const text = Deno.readTextFileSync("/proc/net/tcp");
   const row = text.split("\n").find((row) => row.includes(ends));
   if (row === undefined) return undefined;

@@ -13,6 +13,7 @@ import {
   isFree,
   LessonProcess,
   onTerminal,
+  replaced,
   run,
   startServer as startServerOf,
 } from "../testing.ts";
@@ -146,26 +147,21 @@ Deno.test("readFrame() says how much came of a frame that is cut", async () => {
 });
 
 Deno.test("10 server() does not take an impossible read count for a long frame", async () => {
-  const { listen } = Deno;
   const conn = {
     ...writer(),
     read: () => Promise.resolve(5), // Of four.
     [Symbol.dispose]() {},
   };
-  Deno.listen = (() => ({
+  using _ = replaced(Deno, "listen", () => ({
     addr: { ...LOOPBACK, transport: "tcp" },
     accept: () => Promise.resolve(conn),
     [Symbol.dispose]() {},
-  })) as unknown as typeof Deno.listen;
-  try {
-    await assertRejects(
-      () => server({ onListen() {} }),
-      RangeError,
-      "Reader returned 5",
-    );
-  } finally {
-    Deno.listen = listen;
-  }
+  }));
+  await assertRejects(
+    () => server({ onListen() {} }),
+    RangeError,
+    "Reader returned 5",
+  );
   assertEquals(conn.written, []);
 });
 

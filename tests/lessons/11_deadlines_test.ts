@@ -5,7 +5,13 @@ import {
   readWithDeadline,
   writeFullWithDeadline,
 } from "../../lessons/11_deadlines.ts";
-import { descendants, LessonProcess, run, until } from "../testing.ts";
+import {
+  descendants,
+  LessonProcess,
+  replaced,
+  run,
+  until,
+} from "../testing.ts";
 
 const LESSON = "11_deadlines.ts";
 const LOOPBACK = "127.0.0.1";
@@ -260,25 +266,20 @@ Deno.test("11 names the flag that is missing", async () => {
 });
 
 Deno.test("11 connectWithDeadline() closes what it is too late for", async () => {
-  const { connect } = Deno;
   let isClosed = false;
   const conn = { [Symbol.dispose]: () => isClosed = true };
   const connecting = Promise.withResolvers<typeof conn>();
-  try {
-    // Connected when it is told to give up: then it does not listen any more.
-    Deno.connect = (({ signal }: Deno.ConnectOptions) => {
-      const late = () => setTimeout(() => connecting.resolve(conn));
-      signal!.addEventListener("abort", late);
-      return connecting.promise;
-    }) as unknown as typeof connect;
-    const address = { hostname: "127.0.0.1", port: 1 };
-    await assertRejects(
-      () => connectWithDeadline(address, 1),
-      Deno.errors.TimedOut,
-    );
-  } finally {
-    Deno.connect = connect;
-  }
+  // Connected when it is told to give up: then it does not listen any more.
+  using _ = replaced(Deno, "connect", ({ signal }: Deno.ConnectOptions) => {
+    const late = () => setTimeout(() => connecting.resolve(conn));
+    signal!.addEventListener("abort", late);
+    return connecting.promise;
+  });
+  const address = { hostname: "127.0.0.1", port: 1 };
+  await assertRejects(
+    () => connectWithDeadline(address, 1),
+    Deno.errors.TimedOut,
+  );
   await connecting.promise;
   await null;
   assert(isClosed);

@@ -9,6 +9,7 @@ import {
   LessonProcess,
   onTerminal,
   openFilesLimit,
+  replaced,
   run,
   type StartOptions,
   startServer as startServerOf,
@@ -344,22 +345,15 @@ Deno.test("12 server leaves a client alone that takes its echo in pieces", async
       isGone.resolve();
     },
   };
-  const { listen } = Deno;
-  try {
-    Deno.listen = (() => {
-      const conns = [Promise.resolve(conn), new Promise(() => {})];
-      return {
-        addr: { hostname, port: 1 },
-        accept: () => conns.shift(),
-        [Symbol.dispose]: () => {},
-      };
-    }) as unknown as typeof listen;
-    const print = () => {};
-    server({ idleTimeout: 200, onListen: print, print, report: print });
-    await isGone.promise;
-  } finally {
-    Deno.listen = listen;
-  }
+  const conns = [Promise.resolve(conn), new Promise(() => {})];
+  using _ = replaced(Deno, "listen", () => ({
+    addr: { hostname, port: 1 },
+    accept: () => conns.shift(),
+    [Symbol.dispose]() {},
+  }));
+  const print = () => {};
+  server({ idleTimeout: 200, onListen: print, print, report: print });
+  await isGone.promise;
   assertEquals(written, 20);
 });
 
@@ -526,21 +520,16 @@ Deno.test("12 server goes on when the host has no descriptors left", async () =>
   // ENFILE: Deno has no code for it, and a test cannot bring a host to it.
   const stop = new AbortController();
   let asked = 0;
-  const { listen } = Deno;
-  try {
-    Deno.listen = (() => ({
-      addr: { hostname, port: 1 },
-      accept() {
-        if (++asked === 2) stop.abort();
-        const text = "Too many open files in system (os error 23)";
-        return Promise.reject(new Error(text));
-      },
-      [Symbol.dispose]() {},
-    })) as unknown as typeof listen;
-    const { signal } = stop;
-    await server({ signal, onListen: () => {}, print: () => {} });
-  } finally {
-    Deno.listen = listen;
-  }
+  using _ = replaced(Deno, "listen", () => ({
+    addr: { hostname, port: 1 },
+    accept() {
+      if (++asked === 2) stop.abort();
+      const text = "Too many open files in system (os error 23)";
+      return Promise.reject(new Error(text));
+    },
+    [Symbol.dispose]() {},
+  }));
+  const { signal } = stop;
+  await server({ signal, onListen: () => {}, print: () => {} });
   assertEquals(asked, 2);
 });

@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import {
   descendants,
   LessonProcess,
+  portInHex,
   run,
   tableBehind,
   until,
@@ -13,9 +14,8 @@ const CHUNK = 64 * 1024;
 
 /** The state that the kernel has for a connection's own end: "08", or none. */
 function kernelState({ localAddr, remoteAddr }: Deno.TcpConn) {
-  const hex = (port: number) =>
-    port.toString(16).toUpperCase().padStart(4, "0");
-  const ends = `:${hex(localAddr.port)} \\w+:${hex(remoteAddr.port)}`;
+  const [own, other] = [localAddr, remoteAddr].map((it) => portInHex(it.port));
+  const ends = `:${own} \\w+:${other}`;
   const table = Deno.readTextFileSync("/proc/net/tcp");
   return table.match(new RegExp(`${ends} (\\w\\w)`))?.[1];
 }

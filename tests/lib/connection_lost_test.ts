@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { isConnectionLost } from "../../lib/connection_lost.ts";
 import { reset } from "../peers.ts";
-import { until } from "../testing.ts";
+import { portInHex, until } from "../testing.ts";
 
 Deno.test("isConnectionLost() knows what the kernel says of a peer that is gone", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -11,8 +11,7 @@ Deno.test("isConnectionLost() knows what the kernel says of a peer that is gone"
 
   await reset(port); // Before its turn.
   // On a busy host the RST may still be on its way.
-  const hex = port.toString(16).toUpperCase().padStart(4, "0");
-  const established = RegExp(` 0100007F:${hex} \\S+ 01 `);
+  const established = RegExp(` 0100007F:${portInHex(port)} \\S+ 01 `);
   const table = () => Deno.readTextFileSync("/proc/net/tcp");
   await until(() => !established.test(table()));
   const early = await errorOf(listener.accept());

@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { withDeadline } from "../../lib/deadline.ts";
+import { replaced } from "../testing.ts";
 
 const never = new Promise<never>(() => {});
 
@@ -33,25 +34,21 @@ Deno.test("withDeadline() waits for ever, or longer than a timer can", async () 
 Deno.test("withDeadline() adds timers up to a wait that one cannot do", async () => {
   const { setTimeout } = globalThis;
   const waits: number[] = [];
-  globalThis.setTimeout = ((
+  using _ = replaced(globalThis, "setTimeout", (
     call: (...args: unknown[]) => void,
     wait = 0,
     ...args: unknown[]
   ) => {
     waits.push(wait);
     return setTimeout(() => call(...args), 0);
-  }) as never;
-  try {
-    const most = 2 ** 31 - 1;
-    await assertRejects(
-      () => withDeadline(never, 2 * most + 5),
-      Deno.errors.TimedOut,
-      "Timed out after 4294967299 ms",
-    );
-    assertEquals(waits, [most, most, 5]);
-  } finally {
-    globalThis.setTimeout = setTimeout;
-  }
+  });
+  const most = 2 ** 31 - 1;
+  await assertRejects(
+    () => withDeadline(never, 2 * most + 5),
+    Deno.errors.TimedOut,
+    "Timed out after 4294967299 ms",
+  );
+  assertEquals(waits, [most, most, 5]);
 });
 
 Deno.test("withDeadline() takes what was there in time, however busy we were", async () => {

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { IdleTimer } from "../../lib/idle_timer.ts";
+import { replaced } from "../testing.ts";
 
 const pause = (milliseconds: number) =>
   new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -64,14 +65,9 @@ Deno.test("IdleTimer sees what came while the process was stopped", async () => 
 });
 
 Deno.test("IdleTimer takes a time that is longer than any timer", () => {
-  const { setTimeout } = globalThis;
   const waits: unknown[] = [];
-  try {
-    globalThis.setTimeout = ((_: unknown, wait: unknown) => waits.push(wait)) as // deno-lint-ignore no-explicit-any -- It is only a part of it.
-    any;
-    using _idle = new IdleTimer(Infinity, () => {});
-  } finally {
-    globalThis.setTimeout = setTimeout;
-  }
+  const setTimeout = (_: unknown, wait: unknown) => waits.push(wait);
+  using _ = replaced(globalThis, "setTimeout", setTimeout);
+  using _idle = new IdleTimer(Infinity, () => {});
   assertEquals(waits, [2 ** 31 - 1]);
 });

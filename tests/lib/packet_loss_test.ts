@@ -2,14 +2,12 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { descriptorOf, openLibc } from "../../lib/libc_socket.ts";
 import { dropIncoming, passIncoming } from "../../lib/packet_loss.ts";
 import { connectPair } from "../../lib/tcp_pair.ts";
-import { until } from "../testing.ts";
+import { portInHex, until } from "../testing.ts";
 
 /** How often the kernel sent something again, without the lib. */
 function retransmitsOf(own: number, other: number): number {
-  const hex = (port: number) =>
-    port.toString(16).toUpperCase().padStart(4, "0");
   const row = Deno.readTextFileSync("/proc/net/tcp").split("\n").find((row) =>
-    row.includes(`:${hex(own)} 0100007F:${hex(other)} `)
+    row.includes(`:${portInHex(own)} 0100007F:${portInHex(other)} `)
   );
   return parseInt(row!.trim().split(/ +/)[6], 16);
 }

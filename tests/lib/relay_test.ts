@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { withDeadline } from "../../lib/deadline.ts";
 import { Relay, type RelayOptions } from "../../lib/relay.ts";
-import { until } from "../testing.ts";
+import { replaced, until } from "../testing.ts";
 
 const bind = { hostname: "127.0.0.1", port: 0, transport: "udp" } as const;
 
@@ -113,16 +113,11 @@ Deno.test("Relay has nobody for an answer that comes before a request", async ()
 Deno.test("Relay leaves no socket open if it cannot open both", () => {
   const { listenDatagram } = Deno;
   const opened: Deno.DatagramConn[] = [];
-  try {
-    Deno.listenDatagram = ((options: Deno.UdpListenOptions) => {
-      if (opened.length === 1) throw new Error("EMFILE");
-      opened.push(listenDatagram({ ...options, transport: "udp" }));
-      return opened[0];
-    }) as unknown as typeof listenDatagram;
-    const address = { ...bind, port: 1 };
-    assertThrows(() => new Relay(address), Error, "EMFILE");
-  } finally {
-    Deno.listenDatagram = listenDatagram;
-  }
+  using _ = replaced(Deno, "listenDatagram", (options: typeof bind) => {
+    if (opened.length === 1) throw new Error("EMFILE");
+    opened.push(listenDatagram(options));
+    return opened[0];
+  });
+  assertThrows(() => new Relay({ ...bind, port: 1 }), Error, "EMFILE");
   assertThrows(() => opened[0].close(), Deno.errors.BadResource);
 });

@@ -4,67 +4,28 @@
  * @tags tcp, udp, bind, connect, getsockname, libc
  * @run deno run --allow-net --allow-ffi --unstable-net lessons/03_addresses.ts
  * @resource {https://man7.org/linux/man-pages/man2/bind.2.html} bind(2)
- * @resource {https://man7.org/linux/man-pages/man2/connect.2.html} connect(2)
- * @resource {https://man7.org/linux/man-pages/man2/getsockname.2.html} getsockname(2)
  * @resource {https://man7.org/linux/man-pages/man7/ip.7.html} ip(7): INADDR_ANY is 0.0.0.0
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.9.1} RFC 9293, 3.9.1: OPEN, passive and active
  * @see 02_tcp_echo.ts
- * @see 04_partial_write.ts
+ * @see README.md, "03 Addresses"
  *
- * A socket has two addresses: its own one, and that of the other side. `bind`
- * sets the first, `connect` sets the second. A server binds, so that clients
- * know where it is. A client connects, and the kernel chooses the client's own
- * address. Each table of this lesson asks one question about that. Each cell is
- * what the kernel answered in this run.
+ * A socket has two addresses: its own, which `bind` sets, and that of the other
+ * side, which `connect` sets. A server binds, so that clients know where it is.
+ * A client only connects, because the kernel chooses an address and a free port
+ * for it. Each table asks one question about that, and each cell is what the
+ * kernel answered in this run.
  *
- * What to look at:
- * - A server on 0.0.0.0 is reached at every IPv4 address of this host. A server
- *   on one address is reached only there. `::` is the same for IPv6. On Linux a
- *   server on `::` also serves IPv4, and sees those addresses as
- *   `::ffff:127.0.0.1` (unless `net.ipv6.bindv6only` is 1).
- * - A client that connects three times has three addresses: each time another
- *   port.
- * - Before `connect` or `sendto` a client's socket is at 0.0.0.0, port 0, which
- *   means: nowhere yet. Deno has no call for such a socket. `Deno.connect` and
- *   `Deno.listenDatagram` create a socket and give it an address at once. So
- *   this lesson makes some sockets through libc (`--allow-ffi`).
- * - The UDP server in the last table is on 0.0.0.0. It is asked at 127.0.0.2 and
- *   answers from 127.0.0.1. A TCP connection keeps the address that was asked.
- *   But for a UDP socket on 0.0.0.0 the kernel chooses an address again for
- *   each datagram. A client should take answers only from the address that it
- *   asked. Such a client waits in vain.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `Deno.listen` | `socket`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen`, `getsockname` |
- * | `Deno.connect` | `socket`, `connect`, `getsockopt(SO_ERROR)`, `getsockname`, `getpeername` |
- * | `listener.accept` | `accept4`, `getsockname`, `getpeername` |
- * | `Deno.listenDatagram` | `socket`, `bind`, `setsockopt(SO_BROADCAST)`, `setsockopt(IP_MULTICAST_LOOP)`, `getsockname` |
- * | `send`, `receive` | `sendto`, `recvfrom` |
- * | `conn.localAddr`, `listener.addr` | none: what `getsockname` said at the start |
- *
- * Try it:
- * - `strace -f -e trace=bind,connect,getsockname deno task addresses`: where
- *   each answer in the tables comes from.
- * - `deno task tcp_echo server --host 127.0.0.1`, and in another terminal
- *   `deno task tcp_echo client --host 127.0.0.2`: ECONNREFUSED. With
- *   `deno task tcp_echo server --host 0.0.0.0` the client connects.
- * - `ss -tln` while that server runs: the server's own address, and `0.0.0.0:*`
- *   for the other side. Only a connection has another side.
- *
- * In the tutorial these are the sections "客户端设置服务器地址",
- * "服务器端设置服务器地址", "connect()函数 和 bind()函数 的区别" and
- * "这俩部分设置是否一样?", and the remark that a UDP client gets its address and
- * port from `sendto`. It has no program for them. What it leaves out: the UDP
- * server on 0.0.0.0 that answers from another address.
- *
- * What is still missing: these programs look at addresses, and send almost
- * nothing. Lesson 04 sends a lot, to a peer that does not read.
+ * Before `connect` or the first `sendto` a socket has no address yet. Deno has
+ * no call for such a socket, so `ownAddresses()` makes some through libc
+ * (`--allow-ffi`). Look at `askOverUdp()` too: a UDP server on 0.0.0.0 that is
+ * asked at 127.0.0.2 answers from 127.0.0.1, because the kernel chooses the
+ * sender's address anew for each datagram. So a client that takes answers only
+ * from the address that it asked waits in vain.
  *
  * @module
  */
 
-import { formatAddress, outcomeOf } from "../lib/describe.ts";
+import { formatAddress } from "../lib/address.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -72,7 +33,7 @@ import {
   openLibc,
   SOCK_DGRAM,
   SOCK_STREAM,
-} from "../lib/libc_socket.ts";
+} from "../lib/lab/libc_socket.ts";
 import { needUnstableNet } from "../lib/unstable_net.ts";
 
 /** Reserved for documentation (RFC 5737): no host has this address. */
@@ -81,7 +42,7 @@ const TARGETS = ["127.0.0.1", "127.0.0.2", "::1"];
 
 /** Asks the kernel one question after the other. */
 export async function demo({
-  print = console.log as (text: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   needUnstableNet();
   using libc = openLibc();
@@ -222,10 +183,9 @@ function openUdp(open: DisposableStack) {
 }
 
 if (import.meta.main) {
-  await runLesson(import.meta.url, "Addresses: who is where, and who decides", {
+  await runLesson(import.meta.url, {
     demo: {
       help: "one table for each question",
-      flags: ["--allow-net", "--allow-ffi", "--unstable-net"],
       options: {},
       run: demo,
     },

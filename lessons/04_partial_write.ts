@@ -4,62 +4,27 @@
  * @tags tcp, write, writeFull, backpressure, EPIPE
  * @run deno run --allow-net lessons/04_partial_write.ts
  * @resource {https://man7.org/linux/man-pages/man2/write.2.html} write(2)
- * @resource {https://man7.org/linux/man-pages/man2/send.2.html} send(2): EPIPE, MSG_NOSIGNAL
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.8.6} RFC 9293, 3.8.6: the window that a reader opens and closes
- * @see 03_addresses.ts
- * @see 05_byte_order.ts
+ * @see 02_tcp_echo.ts
+ * @see README.md, "04 Partial writes"
  *
  * `write` copies bytes into the socket's send buffer, and returns how many it
- * has taken. The program has to send the rest again. When `write` has taken a
- * byte, this does not mean that the peer has read it, or ever will. This lesson
- * writes 64 MiB to a reader that does not read, and shows what follows from
- * that.
+ * has taken. While nobody reads, the buffers of both sides fill up, so it takes
+ * only a part of 64 MiB, and the next `write` waits. This is backpressure: a
+ * slow reader holds the writer back. The rest must be sent again, as
+ * `shortWrites` does, and `writeFull`.
  *
- * What to look at:
- * - `shortWrites`: it calls `write` again and again, each time with the rest. So
- *   does `writeFull`. When the buffers of both sides are full, `write` waits.
- * - `ignoredCount`: a program that ignores what `write` returns loses most of its
- *   data. Nobody gets an error: the reader sees a clean end.
- * - `lockUp`: a client writes all of its message before it reads the echo. The
- *   server cannot write, because the client does not read. Then the server
- *   stops reading, and the client cannot write either. Lesson 02 reads and
- *   writes at the same time.
- * - `boundaries`: three writes may be one read, and one write may be three reads.
- * - `twoWriters`: two writers at the same time mix their data. A queue gives
- *   each writer its turn.
- * - `closedPeer`: the first write to a peer that has closed succeeds. The error
- *   comes with the next one, when the peer has answered with a reset.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `conn.write` | `sendto(MSG_NOSIGNAL)`; EAGAIN, then `epoll_wait`, when the buffer is full |
- * | `writeFull` | the same, until all is taken |
- * | `conn.write` of 0 bytes | `sendto` of 0 bytes: nothing is sent |
- *
- * Try it:
- * - `strace -f -s 8 -e trace=sendto,recvfrom deno task partial_write 2>&1 | head -50`:
- *   each write, with its return value after the `=`.
- * - `sysctl net.ipv4.tcp_wmem net.ipv4.tcp_rmem`: least, usual and greatest
- *   size of the writer's buffer and of the reader's. The bytes of the first
- *   write are in these two buffers.
- *
- * In the tutorial this is the section "write函数". It says that the return value
- * may be less than the number of bytes given. Its echo client loops over
- * `write`, which is right; its servers call a short write an error, and end.
- * What it leaves out:
- * - A return value of 0 is normal for a write of 0 bytes.
- * - An error comes late: see `closedPeer`.
- * - Its client writes all of a message before it reads the echo. With a message
- *   that is larger than the buffers, that never ends: see `lockUp`.
- *
- * What is still missing: `writeFull` waits as long as the reader likes. Lesson 11
- * gives up in time. How large the buffers are, and how to change that, is lesson
- * 07.
+ * `ignoredCount` forgets the rest, and loses most of its data without an error.
+ * `lockUp` writes all of its message before it reads the echo, and soon neither
+ * side can write, because neither reads: a deadlock. `boundaries` shows that
+ * reads do not end where writes did, and `twoWriters` that two writers at once
+ * mix their data, unless each waits for its turn. In `closedPeer` the first
+ * write to a peer that has closed succeeds, because it only fills the buffer.
+ * The error comes with the next one, when the peer has answered with a reset.
  *
  * @module
  */
 
-import { outcomeOf } from "../lib/describe.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -83,7 +48,7 @@ const EXPERIMENTS = {
 
 /** Writes in every wrong way, and in the right one. */
 export async function demo({
-  print = console.log as (text: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
@@ -131,7 +96,9 @@ async function ignoredCount(conn: Conn, peer: Conn, data: Bytes) {
   conn.close();
   let received = 0;
   const buffer = new Uint8Array(MIB);
-  for (let count; (count = await peer.read(buffer)) !== null;) {
+  while (true) {
+    const count = await peer.read(buffer);
+    if (count === null) break;
     received += count;
   }
   return formatTable(["", "bytes"], [
@@ -151,7 +118,9 @@ async function lockUp(conn: Conn, peer: Conn, data: Bytes) {
   let echoed = 0;
   const echoing = (async () => {
     const buffer = new Uint8Array(16 * 1024);
-    for (let count; (count = await peer.read(buffer)) !== null;) {
+    while (true) {
+      const count = await peer.read(buffer);
+      if (count === null) break;
       echoed += await writeFull(peer, buffer.subarray(0, count));
     }
   })();
@@ -237,10 +206,9 @@ async function sha256(data: Bytes): Promise<string> {
 }
 
 if (import.meta.main) {
-  await runLesson(import.meta.url, "Partial writes: what write() returns", {
+  await runLesson(import.meta.url, {
     demo: {
       help: "one experiment after the other",
-      flags: ["--allow-net"],
       options: {},
       run: demo,
     },

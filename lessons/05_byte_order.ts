@@ -4,56 +4,22 @@
  * @tags byte order, htons, htonl, sockaddr_in, libc
  * @run deno run --allow-ffi lessons/05_byte_order.ts
  * @resource {https://man7.org/linux/man-pages/man3/byteorder.3.html} byteorder(3): htons, htonl, ntohs, ntohl
- * @resource {https://man7.org/linux/man-pages/man3/inet_pton.3.html} inet_pton(3)
- * @resource {https://man7.org/linux/man-pages/man7/ip.7.html} ip(7): struct sockaddr_in
- * @resource {https://www.rfc-editor.org/rfc/rfc1700} RFC 1700: data notation, most significant octet first
- * @see 04_partial_write.ts
- * @see 06_udp_echo.ts
+ * @see 03_addresses.ts
+ * @see README.md, "05 Byte order"
  *
- * A number of several bytes can lie in memory in two ways. Little-endian: the
- * least significant byte comes first. Big-endian: the most significant one
- * does. Each host has its own order, "host byte order". The network has one for
- * all, "network byte order": big-endian. So a program in C calls `htons` for
- * each port and `htonl` for each address that it gives to the kernel. This
- * lesson shows numbers, an address, and the kernel's own `struct sockaddr_in`,
- * byte by byte.
+ * A number of several bytes can lie in memory in two ways: little-endian hosts
+ * put the least significant byte first, big-endian hosts the most significant
+ * one. The network needs one order for all hosts, which is big-endian. So a
+ * program in C calls `htons` for each port and `htonl` for each address that it
+ * gives to the kernel.
  *
- * What to look at:
- * - `htons` returns a number whose value means nothing in this program. Only
- *   its bytes in memory count: they are in the order of the wire.
- * - An IPv4 address in text has no byte order. `inetPton` makes four bytes of
- *   it, in the order in which they stand in the text.
- * - In a `sockaddr_in` both orders stand side by side: the kernel wants the
- *   family in host byte order, and port and address in network byte order.
- * - In Deno you never call `htons`. Ports are numbers there, and addresses are
- *   text. Only a protocol of your own has bytes to put in order. `DataView` does
- *   that. Its methods are big-endian, unless told otherwise (lesson 10).
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `htons`, `htonl`, `inetPton` | none: they only move bytes |
- * | `libc.socket` | `socket` |
- * | `socket.bind` | `bind` |
- * | `libc.call("getsockname", ...)` | `getsockname` |
- *
- * Try it:
- * - `deno task byte_order 256 1`: on a little-endian host the bytes of each
- *   number in the wrong order are the other number.
- * - `deno task byte_order 80 0xc0a80001`: a port, and the address 192.168.0.1.
- * - `strace -f -e trace=getsockname deno run --allow-ffi lessons/05_byte_order.ts`:
- *   strace writes the port as `htons(...)`, since in memory it lies in network
- *   byte order. The number in it is the one in the last table.
- *
- * In the tutorial this is the section "主机字节序和网络字节序", and every
- * `htons(9527)`. What its programs get wrong:
- * - `htons((short)atoi(argv[1]))` takes any text as a port: `http` is port 0,
- *   and `70000` is port 4464.
- * - `inet_addr` reads `1.2` as 1.0.0.2, and `010.0.0.1` as 8.0.0.1. It returns
- *   -1 for an error, which is also the address 255.255.255.255. `inetPton` in
- *   `lib/byte_order.ts` takes one form of an address, and throws for any other.
- *
- * What is still missing: this lesson only looks at addresses. Lesson 06 sends
- * to one, without a connection.
+ * What they return means nothing as a number; only its bytes count, which lie
+ * in the order of the wire. The tables show that byte by byte, at last in the
+ * kernel's own `struct sockaddr_in`, where both orders stand side by side: the
+ * family is in host byte order, but port and address are in network byte order.
+ * In Deno you never call `htons`, because ports are numbers there, and
+ * addresses are text. Only a protocol of your own has bytes to put in order.
+ * `DataView` does that, and it is big-endian unless told otherwise (lesson 10).
  *
  * @module
  */
@@ -62,14 +28,14 @@ import { htonl, htons, inetNtop, inetPton } from "../lib/byte_order.ts";
 import { UsageError } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
-import { openLibc, SOCK_DGRAM } from "../lib/libc_socket.ts";
+import { openLibc, SOCK_DGRAM } from "../lib/lab/libc_socket.ts";
 
 /** Shows numbers, an address and a `sockaddr_in`, byte by byte. */
 export function demo({
-  args = [] as string[],
-  print = console.log as (text: string) => unknown,
+  operands = [] as string[],
+  print = console.log,
 } = {}): void {
-  const numbers = (args.length > 0 ? args : ["9527", "0x12345678"])
+  const numbers = (operands.length > 0 ? operands : ["9527", "0x12345678"])
     .map(parseNumber);
   using libc = openLibc();
 
@@ -145,12 +111,9 @@ function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): string {
 }
 
 if (import.meta.main) {
-  const title = "Byte order: numbers in memory and on the wire";
-
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
       help: "numbers, an address, a sockaddr_in, byte by byte",
-      flags: ["--allow-ffi"],
       options: {},
       operands: "NUMBER...",
       run: demo,

@@ -5,55 +5,26 @@
  * @run deno run --allow-net --allow-ffi --allow-run=cat lessons/07_socket_options.ts
  * @resource {https://man7.org/linux/man-pages/man2/getsockopt.2.html} getsockopt(2), setsockopt(2)
  * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_SNDBUF, SO_RCVBUF, SO_REUSEADDR, ...
- * @resource {https://man7.org/linux/man-pages/man7/tcp.7.html} tcp(7): TCP_NODELAY, tcp_wmem, tcp_rmem
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.7.4} RFC 9293, 3.7.4: what TCP_NODELAY turns off
- * @see 06_udp_echo.ts
- * @see 08_closing.ts
+ * @see 04_partial_write.ts
+ * @see README.md, "07 Socket options"
  *
  * A socket has options: how large its buffers are, whether it sends small
- * segments at once, and many more. A program can read and set them. Setting an
- * option is only a request: the kernel may double a value, limit it, or refuse
- * it. A program finds out only if it reads the option back. This lesson sets
- * options and prints what the kernel says before and after.
+ * segments at once, and many more. To set one is only a request, because the
+ * kernel may double a value, limit it, or refuse it. A program finds out only
+ * if it reads the option back, so `ask()` reads an option, sets it, and reads
+ * it again. The first lines of `demo()` are the tutorial's program; then the
+ * tables ask the same of several sockets. SO_TYPE is always refused, because a
+ * socket's type is decided when it is created.
  *
- * What to look at:
- * - The first lines of `demo()` are the tutorial's program, line by line.
- * - `ask()` reads an option, sets it, and reads it again.
- * - `descriptorOf(libc, conn)` finds the descriptor of a connection of Deno's. An
- *   option belongs to the socket, not to the library that asks. So libc can
- *   read and set the options of Deno's own connections.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `socket.getsockopt` | `getsockopt` |
- * | `socket.setsockopt` | `setsockopt` |
- * | `conn.setNoDelay` | `setsockopt(TCP_NODELAY)` |
- * | `conn.setKeepAlive` | `setsockopt(SO_KEEPALIVE)` |
- * | `descriptorOf` | `getdents64` of `/proc/self/fd`, `getsockname`, `getsockopt(SO_TYPE)`, `getpeername` |
- *
- * Deno has calls for TCP_NODELAY and SO_KEEPALIVE, and none for other options.
- * These go through libc (`--allow-ffi`). The limits of this host stand in
- * `/proc/sys`, which Deno reads by `cat` (`--allow-run=cat`).
- *
- * Try it:
- * - `deno task socket_options --send-buffer 1`, and the same with `2147483647`:
- *   the smallest and the largest buffer are those in the second table.
- * - `strace -f -e trace=getsockopt,setsockopt deno task socket_options`: the
- *   same values, as the kernel got them.
- *
- * In the tutorial it is `lession76`, and the sentence that a socket's type is
- * decided when it is created. What its program gets wrong:
- * - It ignores what `setsockopt` returns.
- * - It asks for 16384, gets 32768, and says nothing about it. Linux doubles the
- *   value, because it needs a part for its own bookkeeping (socket(7)).
- *
- * What is still missing: this lesson sets SO_REUSEADDR, but does not say what
- * it is for. For that, one must know how connections end: lessons 08 and 09.
+ * Deno has calls for TCP_NODELAY and SO_KEEPALIVE and for no other option, so
+ * these go through libc (`--allow-ffi`). Look at `descriptorOf()`: it finds the
+ * descriptor of a connection of Deno's. So libc can set options there too,
+ * because an option belongs to the socket, and not to the library that asks.
  *
  * @module
  */
 
-import { outcomeOf } from "../lib/describe.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -64,8 +35,8 @@ import {
   SOCK_DGRAM,
   SOCK_STREAM,
   type SocketOption,
-} from "../lib/libc_socket.ts";
-import { cat } from "../lib/tcp_table.ts";
+} from "../lib/lab/libc_socket.ts";
+import { cat } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
 const INT_MAX = 2 ** 31 - 1;
@@ -74,7 +45,7 @@ const INT_MAX = 2 ** 31 - 1;
 export async function demo({
   sendBuffer = 16384,
   receiveBuffer = 16384,
-  print = console.log as (line: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   using libc = openLibc();
 
@@ -206,12 +177,9 @@ if (import.meta.main) {
     help: `the ${name} to ask for, in bytes`,
   });
 
-  const title = "Socket options: what the kernel makes of them";
-
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
       help: "options, before and after",
-      flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
       options: {
         sendBuffer: size("SO_SNDBUF"),
         receiveBuffer: size("SO_RCVBUF"),

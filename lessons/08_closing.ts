@@ -5,78 +5,34 @@
  * @run deno run --allow-net --allow-ffi --allow-run=deno,cat lessons/08_closing.ts
  * @run deno run --allow-net lessons/08_closing.ts peer
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.6} RFC 9293, 3.6: closing a connection
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.3.2} RFC 9293, 3.3.2: the states
- * @resource {https://man7.org/linux/man-pages/man2/shutdown.2.html} shutdown(2): what closeWrite calls
- * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_LINGER
- * @see 07_socket_options.ts
  * @see 09_time_wait.ts
+ * @see README.md, "08 Closing"
  *
- * A TCP connection is two streams, one in each direction. Each side ends its own
- * stream: it sends a FIN, and the other side acknowledges it. These are four
- * segments, the "four-way close". Meanwhile both ends pass through several
- * states, and the end that sent its FIN first waits in TIME-WAIT. The demo
- * starts a client and a server as processes of their own. It tells each one what
- * to call, and after each call it asks the kernel for the states of both ends.
+ * A TCP connection is two streams, one in each direction. Each side ends its
+ * own: it sends a FIN, which the other side acknowledges. These are four
+ * segments, the "four-way close". A FIN says "no more from me", and not "I am
+ * gone", so a client can still read its answer after `closeWrite`: the
+ * connection is half-closed.
  *
- * What to look at:
- * - `SCENES` says who calls what. `play()` makes the calls.
- * - `peer()` is one such process: it makes the calls that it reads.
- * - The states come from `/proc/net/tcp`, where `ss` and `netstat` also look.
- *   One reading gives both ends, so both states are from nearly the same moment.
- * - A FIN says "no more from me", and not "I am gone": in the fourth scene the
- *   client still gets its answer after it has sent its FIN.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `conn.close` | `shutdown(SHUT_WR)`, `close` |
- * | `conn.closeWrite` | `shutdown(SHUT_WR)` |
- * | `listener.close` | `close` |
- * | `LibcSocket.close` | `close` |
- * | the end of the process | none: the kernel closes all that is open |
- *
- * Deno's own `close` calls `shutdown` first. So its peer reads a clean end, even
- * if data was thrown away unread. With `close` alone, the peer would get a
- * reset. The last table shows that. (If bytes still wait to be sent, the FIN
- * waits behind them. Then unread data makes a reset of Deno's `close` too.)
- *
- * Try it:
- * - `deno task closing peer` in two terminals. In one type `listen 9527`, in the
- *   other one `connect 9527`. Then type `accept`, `write hello`, `read`,
- *   `closeWrite` and `close`, in any order.
- * - `watch -n 0.2 'ss -tan | grep 9527'` in a third one: the same states.
- * - Type `pid` in one of them, and `kill -9` that process. What the other
- *   process reads then comes from the kernel. There are also `unlisten` and
- *   `exit`.
- *
- * In the tutorial it is "在客户端控制台输入Q消息,或通过CTRL+C终止程序" and the
- * section after it, the four-way close ("四次挥手"). The tutorial describes it,
- * and does not show it. What it gets wrong:
- * - "服务关闭的时候,客户端自动关闭" (when the server closes, the client closes by
- *   itself). Nothing closes by itself. The client's next read says that the
- *   stream has ended, and its end stays in CLOSE-WAIT until the client closes.
- * - "close(client); // 可以注释" (may be commented out). If the server leaves
- *   it out, the client waits for the end of the stream until the server's
- *   process ends.
- * - Ctrl+C is not another way to close: the kernel closes what a process leaves
- *   open. Two things count. One is who closes first, as the tutorial says
- *   itself. The other is whether data was left unread: then the end is a reset.
- *
- * What is still missing: why TIME-WAIT is there, and what it does to a server
- * that wants to start again. That is lesson 09.
+ * The demo starts two processes of `peer()`, tells each what to call
+ * (`SCENES`), and asks the kernel for the states of both ends each time. Look
+ * who closes first, because that end waits in TIME-WAIT. The other end stays in
+ * CLOSE-WAIT until its program closes, because nothing closes by itself. At
+ * last a server ends with data unread. Its kernel sends a reset (RST), an error
+ * for the client. Deno's own `close` hides that, because it sends a FIN first.
  *
  * @module
  */
 
+import { encode } from "../lib/encode.ts";
 import { setTimeout as delay } from "node:timers/promises";
-import {
-  describeError,
-  formatAddress,
-  outcomeOf,
-  quoteBytes,
-} from "../lib/describe.ts";
+import { formatAddress } from "../lib/address.ts";
+import { describeError, outcomeOf } from "../lib/error_text.ts";
+import { quoteBytes } from "../lib/quote_bytes.ts";
 import { writeFull } from "../lib/full_io.ts";
-import { spawnDeno, textLines } from "../lib/harness/child.ts";
-import { beforeExit, runLesson } from "../lib/harness/run_lesson.ts";
+import { spawnDeno } from "../lib/harness/child.ts";
+import { textLines } from "../lib/harness/text_lines.ts";
+import { runLesson } from "../lib/harness/run_lesson.ts";
 import { SequenceDiagram, type Side } from "../lib/harness/sequence_diagram.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -84,17 +40,16 @@ import {
   openLibc,
   SIGINT,
   SOCK_STREAM,
-} from "../lib/libc_socket.ts";
-import { askLines } from "../lib/lines.ts";
-import { endOf, readTcpTable } from "../lib/tcp_table.ts";
+} from "../lib/lab/libc_socket.ts";
+import { askLines } from "../lib/ask_lines.ts";
+import { endOf, readTcpTable } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
-const encode = (text: string) => new TextEncoder().encode(text);
 
 /** One socket, and the calls that somebody types. */
 export async function peer({
   lines = askLines("call> "),
-  print = console.log as (line: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   let listener: Deno.TcpListener | undefined;
   let conn: Deno.TcpConn | undefined;
@@ -169,11 +124,6 @@ class RemotePeer implements AsyncDisposable {
   #child = spawnDeno([import.meta.url, "peer"]);
   #input = this.#child.stdin.getWriter();
   #output = textLines(this.#child.stdout);
-  #end = () => this[Symbol.asyncDispose]();
-
-  constructor() {
-    beforeExit.add(this.#end); // A signal must not leave this process running.
-  }
 
   /** Makes a call, and returns what came out. */
   async call(line: string): Promise<string> {
@@ -190,7 +140,6 @@ class RemotePeer implements AsyncDisposable {
   async ended(): Promise<void> {
     while (!(await this.#output.next()).done);
     await this.#child.status;
-    beforeExit.delete(this.#end);
   }
 
   async [Symbol.asyncDispose]() {
@@ -230,7 +179,7 @@ const SCENES: Record<string, Step[]> = {
 /** Closes connections in every way there is. */
 export async function demo({
   mermaid = false,
-  print = console.log as (line: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   using libc = openLibc();
   for (const [title, steps] of Object.entries(SCENES)) {
@@ -378,12 +327,9 @@ async function readOnce(conn: Deno.TcpConn): Promise<string | number> {
 }
 
 if (import.meta.main) {
-  const title = "Closing: who sends FIN first, and who finds out";
-
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
       help: "two processes that close in every way, and their states",
-      flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"],
       options: {
         mermaid: { default: false, help: "the diagrams for Mermaid" },
       },
@@ -391,7 +337,6 @@ if (import.meta.main) {
     },
     peer: {
       help: "one socket, and the calls that you type",
-      flags: ["--allow-net"],
       options: {},
       run: peer,
     },

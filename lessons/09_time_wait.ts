@@ -3,77 +3,30 @@
  * @difficulty intermediate
  * @tags tcp, TIME-WAIT, LAST-ACK, SO_REUSEADDR, bind, EADDRINUSE, libc
  * @run deno run --allow-net --allow-ffi --allow-run=cat lessons/09_time_wait.ts
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.4.1} RFC 9293, 3.4.1: why a connection's name must rest
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.4.2} RFC 9293, 3.4.2: the maximum segment lifetime (MSL)
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.6.1} RFC 9293, 3.6.1: TIME-WAIT, half-closed connections
- * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.10.7.4} RFC 9293, 3.10.7.4: a FIN in TIME-WAIT is acknowledged again
- * @resource {https://www.rfc-editor.org/rfc/rfc8985#section-7} RFC 8985, 7: the tail loss probe, the first repetition
- * @resource {https://man7.org/linux/man-pages/man7/socket.7.html} socket(7): SO_REUSEADDR
- * @resource {https://www.rfc-editor.org/rfc/rfc5082} RFC 5082: packets whose TTL is too small (IP_MINTTL)
  * @see 08_closing.ts
- * @see 10_framing.ts
+ * @see README.md, "09 TIME-WAIT and SO_REUSEADDR"
  *
  * The side that closes first has to wait: its end of the connection stays in
  * TIME-WAIT. If that was the server, its port is still in use when it starts
- * again, and `bind` fails. This lesson lets servers close first, and binds
- * their ports again, with SO_REUSEADDR and without. Then it shows what
- * TIME-WAIT is good for: it loses the last ACK of a connection, and prints what
- * both ends do about it. That part takes four seconds.
+ * again, so `bind` fails, unless both the old and the new socket have
+ * SO_REUSEADDR. `bind()` sets it before it binds, because afterwards is too
+ * late. `closeInTurn()` decides who closes first.
  *
- * What to look at:
- * - `bind()` sets SO_REUSEADDR before it binds. After `bind` it would be too
- *   late.
- * - `closeInTurn()` decides who is first.
- * - `loseLastAck()` makes a network that fails, without root. IP_MINTTL tells a
- *   socket to take only packets with the largest TTL. Linux sends with a smaller
- *   one, so the kernel drops all that comes in for this socket.
- * - The states and timers come from the kernel's list of sockets. Each row of a
- *   table comes from one reading.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `Deno.listen` | `socket`, `setsockopt(SO_REUSEADDR)`, `bind`, `listen`, `getsockname` |
- * | `libc.socket` and `bind` | `socket` and `bind`, and no option |
- * | `setsockopt("SO_REUSEADDR", 1)` | `setsockopt` |
- * | `dropIncoming` | `setsockopt(IP_MINTTL, 255)` |
- * | `passIncoming` | `setsockopt(IP_MINTTL, 0)` |
- *
- * `Deno.listen` always sets SO_REUSEADDR: one cannot turn that off. The servers
- * without it are made through libc (`--allow-ffi`). The kernel's list is read
- * by `cat` (`--allow-run=cat`).
- *
- * Try it:
- * - `deno task time_wait --wait`: until the kernel lets a port go, about a
- *   minute.
- * - `deno task tcp_echo server --connections 0 --quiet`, in another terminal
- *   `deno task tcp_echo client`, and then press Ctrl+C in the server's terminal
- *   first. `ss -tan | grep 9527` shows FIN-WAIT-2, and when the client has
- *   ended by `q`, TIME-WAIT. The server starts again all the same:
- *   `Deno.listen` has set SO_REUSEADDR.
- * - Do the same with the tutorial's C++ server: `bind failed!`.
- *
- * In the tutorial it is "Time-wait", "bind error", "SO_REUSEADDR", and why
- * there is a TIME-WAIT and when its timer starts again. The tutorial describes
- * all that, and does not show it. What it gets wrong:
- * - "大约三分钟" (about three minutes). The timer below says how long it is.
- *   Linux has a fixed time in its source (TCP_TIMEWAIT_LEN). RFC 9293 asks for
- *   twice the maximum segment lifetime, which it sets to two minutes.
- * - SO_REUSEADDR is its cure for the server that starts again. But on Linux the
- *   server that has ended must have set it too. So set it before the first start.
- * - The client "need not be considered", because its port is another one each
- *   time. That is true until a client of many connections has used up its ports.
- * - It gives one reason for TIME-WAIT, and there is another: segments of the old
- *   connection that are still on their way must not be taken for those of a new
- *   one between the same two addresses (RFC 9293, 3.4.1).
- *
- * What is still missing: so far, the reader took one `read` as one message, or
- * knew how much was sent. Lesson 10 tells the reader how long a message is.
+ * But why wait? The last ACK may be lost, and then the other side repeats its
+ * FIN (a retransmission). An end that has forgotten the connection would answer
+ * with a reset. `loseLastAck()` shows that, and takes four seconds. It makes a
+ * network that fails, without root: IP_MINTTL tells a socket to take only
+ * packets with the largest TTL, and Linux sends with a smaller one, so the
+ * kernel drops all that comes in. The states and timers are from the kernel's
+ * own list of sockets.
  *
  * @module
  */
 
 import { setTimeout as delay } from "node:timers/promises";
-import { formatAddress, outcomeOf } from "../lib/describe.ts";
+import { formatAddress } from "../lib/address.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -83,10 +36,10 @@ import {
   type LibcSocket,
   openLibc,
   SOCK_STREAM,
-} from "../lib/libc_socket.ts";
-import { dropIncoming, passIncoming } from "../lib/packet_loss.ts";
-import { connectPair } from "../lib/tcp_pair.ts";
-import { endOf, readTcpTable, type TcpRow } from "../lib/tcp_table.ts";
+} from "../lib/lab/libc_socket.ts";
+import { dropIncoming, passIncoming } from "../lib/lab/packet_loss.ts";
+import { connectPair } from "../lib/lab/tcp_pair.ts";
+import { endOf, readTcpTable, type TcpRow } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
 const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
@@ -94,7 +47,7 @@ const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
 /** Starts servers again that have closed first, and loses a last ACK. */
 export async function demo({
   wait = false,
-  print = console.log as (line: string) => unknown,
+  print = console.log,
 } = {}): Promise<void> {
   using libc = openLibc();
 
@@ -305,13 +258,11 @@ async function waitForPort(libc: Libc, port: number): Promise<string> {
 }
 
 if (import.meta.main) {
-  const title = "TIME-WAIT and SO_REUSEADDR: starting again at once";
   const wait = { default: false, help: "wait until the kernel lets a port go" };
 
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
       help: "servers that close first, and start again",
-      flags: ["--allow-net", "--allow-ffi", "--allow-run=cat"],
       options: { wait },
       run: demo,
     },

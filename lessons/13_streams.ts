@@ -4,79 +4,41 @@
  * @tags tcp, ReadableStream, pipeTo, half-close, backpressure
  * @run deno run --allow-net --allow-run=deno,cat lessons/13_streams.ts
  * @resource {https://docs.deno.com/api/deno/~/Deno.Conn} Deno.Conn: read, write, closeWrite, readable, writable
- * @resource {https://streams.spec.whatwg.org/#rs-pipe-to} Streams: pipeTo, with preventClose, preventAbort, preventCancel
- * @resource {https://github.com/denoland/deno/issues/22258} Deno's tracker: why the end of `readable` closes the connection
- * @resource {https://man7.org/linux/man-pages/man2/shutdown.2.html} shutdown(2): the end of one direction
- * @resource {https://man7.org/linux/man-pages/man5/proc_net.5.html} proc_net(5): the state and the queues of a socket
  * @see 02_tcp_echo.ts
- * @see 12_concurrent_echo.ts
- * @see 14_dead_peers.ts
+ * @see README.md, "13 Streams"
  *
  * Deno gives each connection two faces: `read` and `write`, as in C, and the
- * streams `readable` and `writable`, as on the Web. This lesson writes lesson
- * 02's echo server with both, in three forms. It runs each form with the same
- * clients, and asks the kernel what has become of the connection.
+ * streams `readable` and `writable`, as on the Web. Lesson 02's echo server is
+ * written in three forms here, at the top of the code. The same clients come to
+ * each, and the kernel is asked what becomes of the connection.
  *
- * What to look at:
- * - The three forms stand at the top of the code. The shortest one is not the
- *   simplest one.
- * - The end of `conn.readable` closes the whole connection. The client has ended
- *   only its own direction, and waits for an answer. It gets none. In an echo
- *   server one does not notice this, because it has already answered. No option
- *   of `pipeTo` changes this. The cure is a stream made of `read`: see
- *   `lib/open_readable.ts`.
- * - `conn.readable.cancel()` also closes the connection, and `break` in a
- *   `for await` calls it. Here an option helps:
- *   `for await (const chunk of conn.readable.values({ preventCancel: true }))`.
- * - When a stream that is piped into `conn.writable` ends, the connection is
- *   closed. Here `preventClose` helps. After that, `conn.closeWrite()` ends
- *   this one direction.
- * - `pipeTo` rejects when the client resets. A promise that rejects while
- *   nobody waits for it ends the process, and all other clients with it. A loop
- *   of `read` that nobody waits for does the same. The cure for both is a
- *   `catch`.
- * - When the other side stops reading, the kernel fills its buffers, and the
- *   server waits. Each form keeps no more than one chunk. But `writer.write`
- *   without `await` does not wait: then the program keeps everything.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `conn.read`, a chunk of `conn.readable` | `recvfrom` |
- * | the end of `conn.readable` | `recvfrom` returns 0, then `shutdown(SHUT_WR)`, `close` |
- * | `conn.readable.cancel()` | `shutdown(SHUT_WR)`, `close` |
- * | a chunk for `conn.writable` | `sendto`, as often as it takes |
- * | the end of `pipeTo(conn.writable)` | `shutdown(SHUT_WR)`, `close` |
- * | `conn.closeWrite()` | `shutdown(SHUT_WR)` |
- *
- * Try it:
- * - `deno task streams`: four tables of what was seen, and one of what to use.
- * - `deno task copy open_readable ../open_readable.ts`: the cure, to take along.
- * - `deno task bench messages`: the same forms as servers in processes of their
- *   own, beside Node's.
- *
- * It is beyond the tutorial: C has `read` and `write` only.
- *
- * What the tables do not say: they measure small messages, in this run, and the
- * costs of server and clients together. Streams cost a new buffer and some
- * promises for each chunk. With larger chunks this matters less.
- *
- * What is still missing: all these clients say that they leave, by a FIN or a
- * RST. Lesson 14 is about those that say nothing.
+ * The shortest form is not the simplest one, because the end of `readable`
+ * closes the whole connection. So a client that has ended only its own
+ * direction (a half-close) gets no answer any more. The cure is a stream made
+ * of `read`, in `lib/open_readable.ts`. `pipeTo` rejects when the client
+ * resets, and a promise that rejects while nobody waits for it ends the
+ * process, so each form needs a `catch`. When a client stops reading, each form
+ * waits, which is backpressure. But `echoNoAwait()` does not wait for its
+ * writes, so it keeps everything in memory.
  *
  * @module
  */
 
 import { cpuUsage } from "node:process";
 import { setTimeout as delay } from "node:timers/promises";
+import { afterReads } from "../lib/after_reads.ts";
+import { forward } from "../lib/forward.ts";
 import { writeFull } from "../lib/full_io.ts";
-import { spawnDeno, textLines } from "../lib/harness/child.ts";
+import { spawnDeno } from "../lib/harness/child.ts";
+import { textLines } from "../lib/harness/text_lines.ts";
+import type { Io } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
-import { putLoad } from "../lib/load.ts";
+import { putLoad } from "../lib/lab/load.ts";
 import { openReadable } from "../lib/open_readable.ts";
-import { connectAndReset } from "../lib/reset_client.ts";
-import { connectPair } from "../lib/tcp_pair.ts";
-import { endOf, readTcpTable } from "../lib/tcp_table.ts";
+import { connectAndReset } from "../lib/lab/reset_client.ts";
+import { connectPair } from "../lib/lab/tcp_pair.ts";
+import { endOf, readTcpTable } from "../lib/lab/tcp_table.ts";
 
 /** How much a client that reads nothing sends: 32 MiB. */
 const MOST = 32 * 1024 * 1024;
@@ -86,7 +48,9 @@ type Uses = Record<string, (conn: Deno.TcpConn) => Promise<void>>;
 /** Form 1: one buffer for all reads. */
 export async function echoByRead(conn: Deno.TcpConn): Promise<void> {
   const buffer = new Uint8Array(16 * 1024);
-  for (let count; (count = await conn.read(buffer)) !== null;) {
+  while (true) {
+    const count = await conn.read(buffer);
+    if (count === null) break;
     await writeFull(conn, buffer.subarray(0, count));
   }
 }
@@ -125,12 +89,23 @@ const OTHERS: Uses = {
     new Blob(["file"]).stream().pipeTo(conn.writable, PREVENT),
 };
 
+/** What joins a client with a server, as a proxy does. */
+const PROXIES = {
+  async "pipeTo, both ways"(one: Deno.TcpConn, other: Deno.TcpConn) {
+    await Promise.all([
+      one.readable.pipeTo(other.writable),
+      other.readable.pipeTo(one.writable),
+    ]);
+  },
+  forward,
+};
+
 /** Runs the forms with the same clients. */
-export async function demo({
-  print = console.log as (line: string) => unknown,
-} = {}): Promise<void> {
+export async function demo({ print }: Io) {
   print("The client sends 5 bytes and a FIN. Can the server still answer?");
   print(await afterwards({ ...ECHOES, ...OTHERS }));
+  print("\nThe same through a proxy. Does the server's answer get back?");
+  print(await throughProxies());
   print("\nA client sends a RST. Then another one comes, with 20 messages:");
   print(await afterReset());
   print("\nThe client sends 32 MiB and reads nothing. Where are the bytes?");
@@ -143,7 +118,8 @@ export async function demo({
     ["an answer behind the other side's end", "read, write, closeWrite"],
     ["all up to the end, and no answer", "for await"],
     ["a file to a connection", "pipeTo, preventClose; closeWrite"],
-    ["a relay, or gzip in between", "openReadable, pipeTo, preventClose"],
+    ["a proxy between two connections", "forward (lib/forward.ts)"],
+    ["gzip in between", "openReadable, pipeTo, preventClose"],
   ]));
 }
 
@@ -160,6 +136,25 @@ async function afterwards(uses: Uses): Promise<string> {
     return [name, state, answer];
   });
   return formatTable(["server", "socket", "answer"], await Promise.all(rows));
+}
+
+/** What a client gets that has ended its side, from a server behind a proxy. */
+async function throughProxies(): Promise<string> {
+  const rows = Object.entries(PROXIES).map(async ([name, join]) => {
+    using one = await connectPair();
+    using other = await connectPair();
+    const joining = join(one.server, other.client).catch(() => {});
+    await one.client.write(new Uint8Array(5));
+    await one.client.closeWrite();
+    const buffer = new Uint8Array(5);
+    while (await other.server.read(buffer) !== null);
+    await other.server.write(new Uint8Array(1));
+    other.server.close();
+    await joining;
+    const count = await one.client.read(buffer);
+    return [name, count === null ? "end of stream" : `${count} byte`];
+  });
+  return formatTable(["proxy", "answer"], await Promise.all(rows));
 }
 
 /** Servers in processes of their own, because a server may end its process. */
@@ -200,9 +195,8 @@ async function backpressure(uses: Uses): Promise<string> {
     Promise.allSettled([use(pair.server), send()]); // They end with the pair.
     for (let before = -1; before < sent;) {
       before = sent;
-      // In three parts. After a stop, a process may find a timer that is due
-      // and bytes that have come. Deno runs the timer first.
-      for (let part = 0; part < 3; part++) await delay(100);
+      await delay(300);
+      await new Promise<void>((resolve) => afterReads(resolve));
     }
     const table = await readTcpTable(); // One reading for both ends.
     const client = endOf(table, pair.client)!;
@@ -235,12 +229,9 @@ async function costs(echoes: Uses): Promise<string> {
 }
 
 if (import.meta.main) {
-  const title = "Streams: readable and writable, or read and write?";
-
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
       help: "three forms of an echo server, and what comes of each",
-      flags: ["--allow-net", "--allow-run=deno,cat"],
       options: {},
       run: demo,
     },

@@ -2,93 +2,34 @@
  * @title The event loop itself: epoll, in C's own calls
  * @difficulty advanced
  * @tags tcp, udp, server, epoll, event loop, FFI, backpressure, EMFILE, recvmmsg
- * @run deno run --allow-net --allow-ffi --allow-run=deno,strace lessons/16_epoll.ts
+ * @run deno run --allow-net --allow-run=deno lessons/16_epoll.ts
  * @run deno run --allow-ffi lessons/16_epoll.ts server
  * @resource {https://man7.org/linux/man-pages/man7/epoll.7.html} epoll(7): how one thread waits for many sockets
- * @resource {https://man7.org/linux/man-pages/man2/accept.2.html} accept4(2): EAGAIN, EMFILE
- * @resource {https://man7.org/linux/man-pages/man2/recvmmsg.2.html} recvmmsg(2): many datagrams in one call
- * @resource {https://docs.deno.com/runtime/fundamentals/ffi/} Deno: calls of C functions (FFI)
- * @see 06_udp_echo.ts
  * @see 12_concurrent_echo.ts
- * @see 15_many_processes.ts
+ * @see README.md, "16 The event loop itself"
  *
- * The echo server of lesson 12, without Deno's sockets. Lesson 12 writes `await
- * conn.read()`, and Deno waits for all clients at once. This lesson shows how
- * that works: one thread, non-blocking sockets, and one call that waits for all
- * of them, `epoll_wait`. The server makes the calls that a server in C makes,
- * in the same order, and it is about as fast. `server --udp` echoes datagrams,
- * up to 64 of them with one call. The demo puts the same load on this server
- * and on lesson 12's.
+ * Lesson 12 writes `await conn.read()`, and Deno waits for all clients at once.
+ * This echo server shows how that works, in the calls that a server in C makes:
+ * one thread, non-blocking sockets, and one call that waits for all of them,
+ * `epoll_wait`. Each socket that has something gets one `recv` and one `send`,
+ * then the next one has its turn, so no client is left out. A call that would
+ * have to wait fails with EAGAIN instead. What `send` does not take is kept,
+ * and nothing more is read from that client until it is sent, so a client that
+ * does not read costs 256 KiB at most: backpressure.
  *
- * What to look at:
- * - The loop at the end of `server()`. `epoll_wait` says which sockets have
- *   something. Each of them gets one `recv` and one `send`, then the next one has
- *   its turn. So no client is left out.
- * - No call on a TCP socket waits. A call that would have to wait fails with
- *   EAGAIN. With `--udp`, `sendmmsg` may wait for room, because a datagram that
- *   it does not send is lost.
- * - `write()` keeps what `send` did not take. Nothing more is read from that
- *   client until the rest is sent. So a client that does not read costs 256 KiB
- *   at most, and its end of stream is not read before it has had its echo.
- * - An idle client costs a socket in the kernel, and nothing in this program.
- * - The waiting. A call that waits stops all else that Deno does: timers,
- *   promises, signals. So this thread waits 10 ms at most, and after 10 ms of work
- *   it lets Deno have a turn. When no client sends anything, another thread
- *   waits, and neither thread uses the processor. The price: a turn every 10 ms
- *   costs 1 % of the messages (every 1 ms: 3 %), and a message after a silence
- *   comes 0.1 ms later.
- * - The types of the calls: `i32`, `u32` and `buffer` only. With these types V8
- *   makes a fast call. It adds some 10 ns to the kernel's own time. C declares
- *   `recv` with types that are `usize` and `isize` in Deno. With these a call
- *   adds twice as much for a bigint, and many times as much for a number. The
- *   whole server then has 0.8 to 0.95 of its speed. `u32` is safe here for two
- *   reasons: sizes are small, and on x86-64 and arm64 a write to the lower half
- *   of a register clears the upper half.
- * - The memory. A call gets a pointer into a buffer, and V8 does not know how
- *   long C uses it. Here each buffer belongs to `server()`, which does not end.
- *   A pointer inside a struct does not keep its buffer alive: see
- *   `datagramEcho()`. `--allow-ffi` gives as much power as all permissions: a
- *   call with a wrong length writes anywhere.
- *
- * | here | Linux system calls (`strace`) |
- * |---|---|
- * | `libc.socket`, `libc.bind`, ... | the call of that name |
- * | `libc.recv`, `libc.send` | `recvfrom`, `sendto`, without an address |
- * | `libc.epoll_wait` | `epoll_wait`; on arm64 `epoll_pwait` |
- * | `libc.inet_pton`, `libc.strerror` | none: they only compute |
- *
- * Try it:
- * - `deno task epoll`: both servers make the same system calls. They differ in
- *   what runs between the calls. This changes how long a core works for a
- *   message. (The messages a second depend mostly on the load, which is a Deno
- *   program too. `deno task bench c` measures servers alone.)
- * - `deno task epoll server`, and in another terminal
- *   `deno task concurrent_echo client --clients 1000`.
- * - `strace -f -e trace=/epoll,accept4,recvfrom,sendto deno run --allow-ffi lessons/16_epoll.ts server`,
- *   and in another terminal `nc 127.0.0.1 9527`: type lines. After each echo the
- *   main thread waits for 10 ms in `epoll_wait`. Then a second thread waits
- *   without a limit (the last argument is -1). The `epoll_wait` on descriptor 3 is
- *   Deno's own.
- * - `deno task epoll server --udp`, and `deno task udp_echo client`.
- *
- * The tutorial's server makes the same calls on sockets that block. Its `accept`
- * and its `read` wait for one client, and all others wait with it.
- *
- * What is still missing: what lesson 12 has beyond this (an idle timeout, a
- * limit, the end in good order), IPv6 and names of hosts, and a second core
- * (lesson 15). A program that has other work to do runs this server in a Worker
- * or in a process of its own. The server runs on Linux only.
+ * Look at `runLoop()`: a call that waits stops all else that Deno does, so this
+ * thread waits 10 ms at most, and then another thread does. The calls have the
+ * types `i32`, `u32` and `buffer`, because V8 makes fast calls of these.
  *
  * @module
  */
 
-import { constants } from "node:os";
-import { announce, describeError, formatAddress } from "../lib/describe.ts";
-import { spawnChild, textLines } from "../lib/harness/child.ts";
-import { common } from "../lib/harness/command_line.ts";
+import { announce, formatAddress } from "../lib/address.ts";
+import { forkServer } from "../lib/harness/child.ts";
+import { common, type Io, type Values } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
-import { type LoadOptions, putLoad } from "../lib/load.ts";
+import { putLoad } from "../lib/lab/load.ts";
 
 /** A call of C's whose parameters are these, and whose result is an `int`. */
 const int = <const P extends Deno.NativeType[]>(...parameters: P) =>
@@ -111,17 +52,25 @@ const CALLS = {
     nonblocking: true,
   },
   accept4: int("i32", "buffer", "buffer", "i32"),
-  // C has size_t and ssize_t here, of 64 bits. Why not usize and isize: see
-  // above.
+  // C has size_t and ssize_t here, of 64 bits. But with usize and isize a call
+  // costs many times as much, and none of these sizes is that large.
   recv: int("i32", "buffer", "u32", "i32"),
   send: int("i32", "buffer", "u32", "i32"),
   recvmmsg: int("i32", "buffer", "u32", "i32", "buffer"),
   sendmmsg: int("i32", "buffer", "u32", "i32"),
   close: int("i32"),
   strerror: { parameters: ["i32"], result: "pointer" },
+  // The name of an error, from glibc 2.32 on.
+  strerrorname_np: { parameters: ["i32"], result: "pointer" },
   __errno_location: { parameters: [], result: "pointer" },
 } as const;
-type Libc = Deno.DynamicLibrary<typeof CALLS>["symbols"];
+
+/** The calls, and what is needed to look at their results. */
+interface Libc {
+  calls: Deno.DynamicLibrary<typeof CALLS>["symbols"];
+  errno: Int32Array;
+  check(call: string, result: number): number;
+}
 
 const [AF_INET, SOCK_STREAM, SOCK_DGRAM] = [2, 1, 2];
 const [SOCK_NONBLOCK, SOCK_CLOEXEC] = [0o4000, 0o2000000];
@@ -135,13 +84,14 @@ const [MSG_DONTWAIT, MSG_NOSIGNAL, EAGAIN] = [0x40, 0x4000, 11];
  * x86-64 it is packed: 12 bytes, and not 16.
  */
 const [EVENT, DATA] = Deno.build.arch === "x86_64" ? [3, 1] : [4, 2];
+/** How many connections may wait for accept4(2): see listen(2). */
+const BACKLOG = 4096;
 /** How many events epoll_wait(2) returns at most. */
 const EVENTS = 512;
 /** The longest wait, and the longest work before Deno has a turn: both in ms. */
 const TURN = 10;
 /** How long nobody is accepted when there is no descriptor, in milliseconds. */
 const PAUSE = 100;
-const RUSAGE_CHILDREN = -1;
 /** How many datagrams one call takes at most, and how large one may be. */
 const [BATCH, LARGEST] = [64, 64 * 1024];
 
@@ -151,75 +101,141 @@ export async function server({
   port = 9527,
   udp = false,
   onListen = announce,
-} = {}): Promise<void> {
+} = {}) {
+  using open = new DisposableStack();
+  const libc = openCalls(open);
+  const address = { hostname, port };
+  const { socket, bound } = openSocket(libc, open, address, udp);
+  const epoll = openEpoll(libc, open);
+  epoll.watch(EPOLL_CTL_ADD, socket, EPOLLIN);
+  onListen({ hostname, port: bound, transport: udp ? "udp" : "tcp" });
+
+  const handle = udp
+    ? datagramEcho(libc, socket, bound)
+    : streamEcho(libc, socket, epoll);
+  await runLoop(libc, epoll, handle);
+}
+
+/** Opens libc, for as long as `open` stays open. */
+function openCalls(open: DisposableStack): Libc {
   if (Deno.build.os !== "linux") {
     throw new Deno.errors.NotSupported("epoll(7) is a part of Linux");
   }
-  using open = new DisposableStack();
   const library = Deno.dlopen("libc.so.6", CALLS);
   open.defer(() => library.close());
-  const libc = library.symbols;
+  const calls = library.symbols;
+  const { getArrayBuffer, getCString } = Deno.UnsafePointerView;
   // The place of errno. To ask for this place each time could change errno.
-  const errno = new Int32Array(
-    Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
-  );
+  const errno = new Int32Array(getArrayBuffer(calls.__errno_location()!, 4));
   const check = (call: string, result: number) => {
     const number = errno[0]!; // At once: whatever comes next may change it.
     if (result >= 0) return result;
-    const [code] = Object.entries(constants.errno)
-      .find(([, it]) => it === number) ?? [];
-    const text = Deno.UnsafePointerView.getCString(libc.strerror(number)!);
+    const name = calls.strerrorname_np(number);
+    const code = name === null ? `errno ${number}` : getCString(name);
+    const text = getCString(calls.strerror(number)!);
     const cause = Object.assign(new Error(text), { code });
     throw Object.assign(new Error(call, { cause }), { code });
   };
+  return { calls, errno, check };
+}
 
+/** Opens the server's socket, gives it its address, and lets it listen. */
+function openSocket(
+  { calls, check }: Libc,
+  open: DisposableStack,
+  { hostname, port }: { hostname: string; port: number },
+  udp: boolean,
+) {
   // A struct sockaddr_in: family, port, address, eight zeros.
   const name = new Uint8Array(16);
-  const view = new DataView(name.buffer);
   const text = new TextEncoder().encode(`${hostname}\0`);
-  if (libc.inet_pton(AF_INET, text, name.subarray(4)) !== 1) {
+  if (calls.inet_pton(AF_INET, text, name.subarray(4)) !== 1) {
     throw new TypeError(`Not an IPv4 address: ${hostname}`);
   }
   if (!(port >= 0 && port <= 65535)) {
     throw new RangeError(`Not a port: ${port}`);
   }
   name[0] = AF_INET;
+  const view = new DataView(name.buffer);
   view.setUint16(2, port); // In network byte order: lesson 05.
 
   const type = udp ? SOCK_DGRAM : SOCK_STREAM | SOCK_NONBLOCK;
-  const listener = libc.socket(AF_INET, type | SOCK_CLOEXEC, 0);
-  check("socket", listener);
-  open.defer(() => libc.close(listener));
+  const socket = calls.socket(AF_INET, type | SOCK_CLOEXEC, 0);
+  check("socket", socket);
+  open.defer(() => calls.close(socket));
   if (!udp) {
     const on = new Int32Array([1]);
     const set = (level: number, option: number) =>
-      check("setsockopt", libc.setsockopt(listener, level, option, on, 4));
+      check("setsockopt", calls.setsockopt(socket, level, option, on, 4));
     set(SOL_SOCKET, SO_REUSEADDR);
     set(IPPROTO_TCP, TCP_NODELAY); // Accepted sockets inherit it.
   }
   const address = formatAddress({ hostname, port });
-  check(`bind ${address}`, libc.bind(listener, name, name.length));
-  if (!udp) check("listen", libc.listen(listener, 4096));
+  check(`bind ${address}`, calls.bind(socket, name, name.length));
+  if (!udp) check("listen", calls.listen(socket, BACKLOG));
+  // If 0 was asked for, the kernel has chosen a port.
   const length = new Uint32Array([name.length]);
-  check("getsockname", libc.getsockname(listener, name, length));
-  const bound = view.getUint16(2);
+  check("getsockname", calls.getsockname(socket, name, length));
+  return { socket, bound: view.getUint16(2) };
+}
 
-  // An epoll is a set of descriptors, each with the events that we ask for.
-  const epoll = check("epoll_create1", libc.epoll_create1(SOCK_CLOEXEC));
-  open.defer(() => libc.close(epoll));
+/** A set of descriptors, each with the events that are asked for. */
+interface Epoll {
+  fd: number;
+  watch(how: number, fd: number, events: number): void;
+}
+
+/** Opens an epoll, for as long as `open` stays open. */
+function openEpoll({ calls, check }: Libc, open: DisposableStack): Epoll {
+  const epoll = check("epoll_create1", calls.epoll_create1(SOCK_CLOEXEC));
+  open.defer(() => calls.close(epoll));
   const event = new Int32Array(EVENT);
-  const watch = (how: number, fd: number, events: number) => {
-    event[0] = events;
-    event[DATA] = fd; // It comes back with the event.
-    check("epoll_ctl", libc.epoll_ctl(epoll, how, fd, event));
+  return {
+    fd: epoll,
+    watch(how, fd, events) {
+      event[0] = events;
+      event[DATA] = fd; // It comes back with the event.
+      check("epoll_ctl", calls.epoll_ctl(epoll, how, fd, event));
+    },
   };
-  watch(EPOLL_CTL_ADD, listener, EPOLLIN);
-  onListen({ hostname, port: bound, transport: udp ? "udp" : "tcp" });
+}
 
+/** Waits for events, and lets `handle` know which sockets have one, for ever. */
+async function runLoop(
+  { calls }: Libc,
+  epoll: Epoll,
+  handle: (fd: number) => void,
+): Promise<never> {
+  const events = new Int32Array(EVENTS * EVENT);
+  const handleAll = (count: number) => {
+    for (let i = 0; i < count; i++) handle(events[i * EVENT + DATA]!);
+  };
+  while (true) {
+    // This blocks the thread, and with it all else that Deno does.
+    const end = performance.now() + TURN;
+    let count: number;
+    do {
+      count = calls.epoll_wait(epoll.fd, events, EVENTS, TURN);
+      handleAll(count);
+    } while (count > 0 && performance.now() < end);
+    // Now Deno has its turn, and another thread waits. When there is much to
+    // do, it does not wait at all. Otherwise it waits until a client sends
+    // something.
+    const timeout = count > 0 ? 0 : -1;
+    handleAll(await calls.epoll_wait_aside(epoll.fd, events, EVENTS, timeout));
+  }
+}
+
+/** Returns a function that serves the listener, or the client, with an event. */
+function streamEcho(
+  { calls, errno }: Libc,
+  listener: number,
+  { watch }: Epoll,
+): (fd: number) => void {
   const accept = () => {
     const flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
     let fd: number;
-    while ((fd = libc.accept4(listener, null, null, flags)) >= 0) {
+    while ((fd = calls.accept4(listener, null, null, flags)) >= 0) {
       watch(EPOLL_CTL_ADD, fd, EPOLLIN);
     }
     if (errno[0] === EAGAIN) return; // No more clients wait.
@@ -233,17 +249,13 @@ export async function server({
   // One buffer for all clients, so it may be large.
   const buffer = new Uint8Array(256 * 1024);
   const unsent = new Map<number, Uint8Array<ArrayBuffer>>();
-  const hangUp = (fd: number) => {
-    unsent.delete(fd);
-    libc.close(fd); // This takes it out of the epoll.
-  };
   const read = (fd: number) => {
-    const count = libc.recv(fd, buffer, buffer.length, 0);
+    const count = calls.recv(fd, buffer, buffer.length, 0);
     if (count > 0) write(fd, buffer, count);
     else if (count === 0 || errno[0] !== EAGAIN) hangUp(fd);
   };
   const write = (fd: number, data: Uint8Array<ArrayBuffer>, size: number) => {
-    const count = libc.send(fd, data, size, MSG_NOSIGNAL);
+    const count = calls.send(fd, data, size, MSG_NOSIGNAL);
     const isRest = data !== buffer; // What an earlier send did not take.
     if (count === size) {
       if (!isRest) return;
@@ -256,36 +268,25 @@ export async function server({
       if (!isRest) watch(EPOLL_CTL_MOD, fd, EPOLLOUT);
     } else hangUp(fd);
   };
-  const welcome = udp ? datagramEcho(libc, listener, bound) : accept;
-
-  const events = new Int32Array(EVENTS * EVENT);
-  const serve = (count: number) => {
-    for (let i = 0; i < count; i++) {
-      const fd = events[i * EVENT + DATA]!;
-      const rest = unsent.get(fd);
-      if (fd === listener) welcome();
-      else if (rest === undefined) read(fd);
-      else write(fd, rest, rest.length);
-    }
+  const hangUp = (fd: number) => {
+    unsent.delete(fd);
+    calls.close(fd); // This takes it out of the epoll.
   };
-  for (;;) {
-    // This blocks the thread, and with it all else that Deno does.
-    const end = performance.now() + TURN;
-    let count: number;
-    do {
-      count = libc.epoll_wait(epoll, events, EVENTS, TURN);
-      serve(count);
-    } while (count > 0 && performance.now() < end);
-    // Now Deno has its turn, and another thread waits. When there is much to
-    // do, it does not wait at all. Otherwise it waits until a client sends
-    // something.
-    const timeout = count > 0 ? 0 : -1;
-    serve(await libc.epoll_wait_aside(epoll, events, EVENTS, timeout));
-  }
+
+  return (fd) => {
+    const rest = unsent.get(fd);
+    if (fd === listener) accept();
+    else if (rest === undefined) read(fd);
+    else write(fd, rest, rest.length);
+  };
 }
 
 /** Returns a function that echoes the datagrams which have arrived. */
-function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
+function datagramEcho(
+  { calls }: Libc,
+  socket: number,
+  bound: number,
+): () => void {
   // The structs, and the offsets of their fields:
   // - mmsghdr, 64 bytes: msg_name 0, msg_namelen 8, msg_iov 16, msg_iovlen 24,
   //   msg_len 56. The last one is the size of a datagram that came.
@@ -312,7 +313,7 @@ function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
     setLength(i, LARGEST);
   }
   return () => {
-    const count = libc.recvmmsg(socket, memory, BATCH, MSG_DONTWAIT, null);
+    const count = calls.recvmmsg(socket, memory, BATCH, MSG_DONTWAIT, null);
     for (let i = 0; i < count; i++) {
       setLength(i, view.getUint32(i * 64 + 56, true)); // msg_len
       // A forged sender may have this server's port. The echo would come back
@@ -322,140 +323,59 @@ function datagramEcho(libc: Libc, socket: number, bound: number): () => void {
     }
     for (let done = 0; done < count;) {
       const rest = new Uint8Array(memory, done * 64);
-      const sent = libc.sendmmsg(socket, rest, count - done, 0);
+      const sent = calls.sendmmsg(socket, rest, count - done, 0);
       done += Math.max(sent, 1); // One that cannot be sent is lost.
     }
     for (let i = 0; i < count; i++) setLength(i, LARGEST);
   };
 }
 
-/** Puts the same load on this server and on lesson 12's, one after the other. */
-export async function demo({
-  hostname = "127.0.0.1",
-  port = 0,
-  clients = 100,
-  duration = 1000,
-  print = console.log as (line: string) => unknown,
-} = {}): Promise<void> {
-  const load = { hostname, clients };
-  const measure = async (url: string, flag: string) => {
-    const args = ["run", flag, url, "server", "--child"];
-    args.push(`--host=${hostname}`, `--port=${port}`);
-    // The start of a server takes time too. Only the rest is for messages.
-    const short = await serveLoad({ ...load, messages: 1 }, "deno", args);
-    const long = await serveLoad({ ...load, duration }, "deno", args);
-    const messages = long.report.messages - short.report.messages;
-    const cost = (long.cpuTime - short.cpuTime) / messages;
-    const calls = await countCalls(load, args);
-    const rate = Math.round(long.report.rate);
-    // The cost of a few messages is lost in that of the start.
-    return [rate, messages > 1000 ? cost.toFixed(1) : "-", calls];
-  };
-  const other = "12_concurrent_echo";
-  const { href } = new URL(`${other}.ts`, import.meta.url);
-  await print("The same load on both, one after the other:");
-  const rows = [
-    ["16_epoll", ...await measure(import.meta.url, "--allow-ffi")],
-    [
-      other,
-      ...await measure(href, "--allow-net").catch((error: Error) => {
-        // A copy of this lesson has no lesson 12 beside it, or a copy with
-        // functions only, which ends at once.
-        if (!/^Module not found|ended with 0$/.test(error.message)) throw error;
-        return ["not measured", "", error.message];
-      }),
-    ],
+/** Puts the same load on this server and on lesson 17's, one after the other. */
+export async function demo(
+  { hostname, port, clients, duration, print, signal }:
+    & Values<typeof common.demo>
+    & { clients: number; duration: number }
+    & Io,
+) {
+  const args = { host: hostname, port };
+  const servers: [lesson: string, ...flags: string[]][] = [
+    ["16_epoll", "--allow-ffi"],
+    ["17_production"],
   ];
-  const head = ["server", "messages/s", "us of CPU", "calls for a message"];
+  const rows: (string | number)[][] = [];
+  for (const [lesson, ...flags] of servers) {
+    const { href: url } = new URL(`${lesson}.ts`, import.meta.url);
+    const command = { url, args, flags, print: () => {}, signal };
+    const status = await forkServer(command, async (port, stop) => {
+      const load = { hostname, port, clients, duration };
+      const { rate, p50, p99, error } = await putLoad(load);
+      if (error !== undefined) throw error;
+      const times = [p50, p99].map((time = 0) => Number(time.toFixed(2)));
+      rows.push([lesson, Math.round(rate), ...times]);
+      stop();
+    });
+    if (status !== 0) return status; // It has said why.
+  }
+  await print("The same load on both, one after the other:");
+  const head = ["server", "messages/s", "ms for half of them", "for 99 %"];
   await print(formatTable(head, rows));
 }
 
-/** Runs a server for as long as the load takes. */
-async function serveLoad(load: LoadOptions, program: string, args: string[]) {
-  const before = cpuTimeOfChildren();
-  const { stdin, stdout, stderr, status } = spawnChild(program, args, "piped");
-  const errors = new Response(stderr).text();
-  const { value: ready } = await textLines(stdout).next();
-  if (ready === undefined) {
-    const [why = ""] = (await errors).split("\n");
-    const { code } = await status;
-    throw new Error(
-      why.replace(/^\w+: /, "") || `the server has ended with ${code}`,
-    );
-  }
-  const port = Number(ready.split(":").at(-1));
-  const report = await putLoad({ ...load, port });
-  if (report.error !== undefined) throw report.error;
-  await stdin.close(); // This ends a server with --child.
-  const { code } = await status;
-  if (code !== 0) throw new Error(`the server has ended with ${code}`);
-  const cpuTime = cpuTimeOfChildren() - before;
-  return { report, cpuTime, errors: await errors };
-}
-
-/** How long child processes that have ended ran on a core, in microseconds. */
-function cpuTimeOfChildren(): number {
-  const CALL = { getrusage: int("i32", "buffer") };
-  const library = Deno.dlopen("libc.so.6", CALL);
-  // A struct rusage begins with two times, each in seconds and microseconds.
-  const usage = new BigInt64Array(18);
-  library.symbols.getrusage(RUSAGE_CHILDREN, usage);
-  library.close();
-  const time = (i: number) => usage[i]! * 1_000_000n + usage[i + 1]!;
-  return Number(time(0) + time(2));
-}
-
-/** Lets strace(1) count, and divides by the number of messages. */
-async function countCalls(load: LoadOptions, args: string[]) {
-  const options = ["-fce", "trace=/^(recv|send|epoll_p?wait)", "deno", ...args];
-  try {
-    const { report, errors } = await serveLoad(
-      { ...load, messages: 20 },
-      "strace",
-      options,
-    );
-    const lines = errors.matchAll(/^(?: *[\d.]+){3} +(\d\d+).* (\w+)$/gm);
-    return Array.from(
-      lines,
-      ([, count, name]) =>
-        `${name} ${(Number(count) / report.messages).toFixed(2)}`,
-    ).join(", ");
-  } catch (error) {
-    return `(${describeError(error)})`;
-  }
-}
-
 if (import.meta.main) {
-  const title = "The event loop itself: epoll, in C's own calls";
+  const clients = { default: 100, min: 1, max: 10_000, help: "how many" };
+  const ms = { min: 1, max: 2 ** 31 - 1, help: "ms of the load on each" };
+  const udp = { default: false, help: "datagrams, many in one system call" };
 
-  await runLesson(import.meta.url, title, {
+  await runLesson(import.meta.url, {
     demo: {
-      help: "the same load on this server and on lesson 12's",
-      flags: ["--allow-net", "--allow-ffi", "--allow-run=deno,strace"],
-      options: {
-        ...common.demo,
-        clients: {
-          default: 100,
-          min: 1,
-          max: 10_000,
-          help: "how many at once",
-        },
-        duration: {
-          default: 1000,
-          min: 1,
-          max: 2 ** 31 - 1,
-          help: "ms of the load on each",
-        },
-      },
+      help: "the same load on this server and on lesson 17's",
+      options: { ...common.demo, clients, duration: { default: 1000, ...ms } },
+      drains: true,
       run: demo,
     },
     server: {
       help: "echoes what clients send, all at once",
-      flags: ["--allow-ffi"],
-      options: {
-        ...common.server,
-        udp: { default: false, help: "datagrams, many in one system call" },
-      },
+      options: { ...common.server, udp },
       run: server,
     },
   });

@@ -28,24 +28,6 @@ export function htons(hostshort: number): number {
 }
 
 /**
- * Converts a 16-bit number from network to host byte order.
- *
- * @param netshort An integer from 0 to 65535.
- * @returns The number that `htons` made it from.
- * @throws {RangeError} If it is not such an integer.
- *
- * @example
- * ```ts
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(ntohs(htons(9527)), 9527);
- * ```
- */
-export function ntohs(netshort: number): number {
-  return htons(netshort); // To convert twice gives the number back.
-}
-
-/**
  * Converts a 32-bit number from host to network byte order.
  *
  * @param hostlong An integer from 0 to 4294967295.
@@ -64,24 +46,6 @@ export function ntohs(netshort: number): number {
 export function htonl(hostlong: number): number {
   checkUnsigned(hostlong, 32);
   return new DataView(new Uint32Array([hostlong]).buffer).getUint32(0);
-}
-
-/**
- * Converts a 32-bit number from network to host byte order.
- *
- * @param netlong An integer from 0 to 4294967295.
- * @returns The number that `htonl` made it from.
- * @throws {RangeError} If it is not such an integer.
- *
- * @example
- * ```ts
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(ntohl(htonl(0xfedcba98)), 0xfedcba98);
- * ```
- */
-export function ntohl(netlong: number): number {
-  return htonl(netlong);
 }
 
 /**

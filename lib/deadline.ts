@@ -1,18 +1,13 @@
 /**
  * Giving up in time.
- * This module imports nothing.
  *
  * @module
  */
 
+import { afterReads } from "./after_reads.ts";
+
 /** The longest wait of setTimeout(): it does not wait at all for more. */
 const LONGEST_TIMER = 2 ** 31 - 1;
-/**
- * For how many turns of the event loop it looks once more; some 2 ms. A loop that
- * always has something to do asks the kernel for news only in each 61st turn
- * (`event_interval` of tokio, which Deno stands on).
- */
-const LAST_TURNS = 100;
 
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of
@@ -21,8 +16,8 @@ const LAST_TURNS = 100;
  * promise again.
  *
  * Data that the kernel has got in time counts as in time, even if this process
- * was too busy to look. The event loop runs timers before it reads. So it looks
- * once more when the time is over.
+ * was too busy to look: when the time is over, it looks once more
+ * ({@linkcode afterReads}).
  *
  * @param promise What to wait for.
  * @param milliseconds How long to wait. 0 or less takes only what is there
@@ -52,7 +47,7 @@ export async function withDeadline<T>(
   giveUp?: () => void,
 ): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  let turn: ReturnType<typeof setImmediate> | undefined;
+  let cancelLook = () => {};
   const late = new Promise<never>((_, reject) => {
     const end = () => {
       const message = `Timed out after ${milliseconds} ms`;
@@ -61,14 +56,10 @@ export async function withDeadline<T>(
       reject(new Deno.errors.TimedOut(message));
       giveUp?.();
     };
-    const look = (turns: number) => {
-      if (turns === 0) end();
-      else turn = setImmediate(look, turns - 1);
-    };
     const wait = (left: number) => {
       timer = left > LONGEST_TIMER
         ? setTimeout(wait, LONGEST_TIMER, left - LONGEST_TIMER)
-        : setTimeout(look, Math.max(left, 0), LAST_TURNS);
+        : setTimeout(() => cancelLook = afterReads(end), Math.max(left, 0));
     };
     wait(milliseconds);
   });
@@ -76,6 +67,6 @@ export async function withDeadline<T>(
     return await Promise.race([promise, late]);
   } finally {
     clearTimeout(timer);
-    clearImmediate(turn);
+    cancelLook();
   }
 }

@@ -3,7 +3,7 @@
  *
  * A TCP socket is a stream of bytes: `read` returns what has arrived so far,
  * and `write` accepts what fits into the socket's send buffer. Either may be
- * less than you asked for. These two functions go on until all of it is read or
+ * less than you asked for. These functions go on until all of it is read or
  * written.
  *
  * They take anything with Deno's `read` or `write` method: a `Deno.Conn`, a
@@ -119,6 +119,38 @@ export async function readFull<T extends Uint8Array>(
     filled += count;
   }
   return buffer;
+}
+
+/**
+ * Reads until `buffer` is full, where an end of the stream is an error: between
+ * two messages `readFull` says by `null` that there are no more, but within one
+ * there must be more.
+ *
+ * @param reader Where the bytes come from.
+ * @param buffer The buffer to fill. If it is empty, nothing is read.
+ * @returns `buffer`.
+ * @throws {UnexpectedEofError} If the stream ends before `buffer` is full.
+ * @throws What {@linkcode readFull} throws.
+ *
+ * @example
+ * ```ts
+ * import { assertRejects } from "@std/assert";
+ *
+ * const ended = { read: () => Promise.resolve(null) };
+ * await assertRejects(
+ *   () => readExactly(ended, new Uint8Array(4)),
+ *   UnexpectedEofError,
+ *   "read 0 of 4 bytes",
+ * );
+ * ```
+ */
+export async function readExactly<T extends Uint8Array>(
+  reader: Reader,
+  buffer: T,
+): Promise<T> {
+  const full = await readFull(reader, buffer);
+  if (full !== null) return full;
+  throw new UnexpectedEofError(new Uint8Array(), buffer.length);
 }
 
 /**

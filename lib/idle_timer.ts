@@ -1,12 +1,11 @@
 /**
  * Finding out that nothing has happened for too long.
- * This module imports nothing.
  *
  * @module
  */
 
-/** How long after the first look the second one comes, in milliseconds. */
-const SECOND_LOOK = 100;
+import { afterReads } from "./after_reads.ts";
+
 /** The longest wait of setTimeout(): it does not wait at all for more. */
 const LONGEST_LOOK = 2 ** 31 - 1;
 
@@ -16,10 +15,9 @@ const LONGEST_LOOK = 2 ** 31 - 1;
  * It is cheap to say that something has happened: `reset` only notes the time.
  * There is one timer. When it is due, it looks how much time is left.
  *
- * When no time is left, it looks a second time before it gives up. A process
- * that was stopped (SIGSTOP), or very busy, finds two things when it goes on: a
- * timer that is due, and data that has come in time. Deno runs the timer first.
- * So the data is only known at the second look.
+ * When no time is left, it looks a second time before it gives up, because a
+ * process that was stopped (SIGSTOP), or very busy, may have data that came in
+ * time and was not read yet ({@linkcode afterReads}).
  *
  * @example
  * ```ts
@@ -35,6 +33,7 @@ export class IdleTimer implements Disposable {
   #onIdle: () => void;
   #lastActive = performance.now();
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #cancelLook = () => {};
 
   /**
    * Begins to wait.
@@ -61,21 +60,25 @@ export class IdleTimer implements Disposable {
   /** Does not wait any more. */
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
+    this.#cancelLook();
   }
 
   #lookAfter(milliseconds: number): void {
     const wait = Math.min(milliseconds, LONGEST_LOOK);
-    this.#timer = setTimeout(this.#look, wait, false);
+    this.#timer = setTimeout(this.#look, wait);
   }
 
-  #look = (isSecond: boolean): void => {
-    const idle = Math.max(performance.now() - this.#lastActive, 0);
-    if (idle < this.#limit) {
-      this.#lookAfter(this.#limit - idle);
-    } else if (!isSecond) {
-      this.#timer = setTimeout(this.#look, SECOND_LOOK, true);
-    } else {
-      this.#onIdle();
-    }
+  #look = (): void => {
+    if (this.#timeLeft() > 0) return this.#lookAfter(this.#timeLeft());
+    this.#cancelLook = afterReads(() => {
+      const left = this.#timeLeft();
+      if (left > 0) this.#lookAfter(left);
+      else this.#onIdle();
+    });
   };
+
+  #timeLeft(): number {
+    const idle = performance.now() - this.#lastActive; // Less than 0: paused.
+    return this.#limit - Math.max(idle, 0);
+  }
 }

@@ -4,17 +4,35 @@
  * @module
  */
 
-import { MAX_EMPTY_READS, type Reader, writeFull } from "./full_io.ts";
+import { MAX_EMPTY_READS, type Reader } from "./full_io.ts";
 
-const LINE_FEED = 0x0a;
-/** How long to wait for a first line, in milliseconds. */
-const FIRST_LINE_WAIT = 200;
+/** A line is longer than its reader accepts. */
+export class LineTooLongError extends Error {
+  /** The name of the class. */
+  override name = "LineTooLongError";
+}
+
+/** Options of {@linkcode readLines}. */
+export interface ReadLinesOptions {
+  /**
+   * How many bytes a line may have, its newline included; 64 KiB by default. The
+   * reader keeps that much for a line that is not whole yet, so a peer that never
+   * sends a newline must not be trusted with `Infinity`.
+   */
+  maxLength?: number;
+}
+
+/** How many bytes a first read takes at most, and a later one of short lines. */
+const FIRST_BUFFER = 4 * 1024;
+const LATER_BUFFER = 64 * 1024;
 
 /**
- * Reads lines of any length.
+ * Reads lines, as many bytes at a time as there are.
  *
  * @param reader Where they come from.
+ * @param options How long a line may be.
  * @returns Each line with its newline; the last one may have none.
+ * @throws {LineTooLongError} If a line has more than `maxLength` bytes.
  * @throws {Error} If the reader returns 0 bytes 100 times in a row.
  * @throws The reader's own errors.
  *
@@ -37,111 +55,48 @@ const FIRST_LINE_WAIT = 200;
  */
 export async function* readLines(
   reader: Reader,
+  { maxLength = 64 * 1024 }: ReadLinesOptions = {},
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
-  const buffer = new Uint8Array(64 * 1024);
-  let begun: Uint8Array<ArrayBuffer>[] = []; // A line that is not whole yet.
+  // One buffer for all that has come and is in no line yet, however small the
+  // pieces are in which it comes: from `start` to `end`.
+  let buffer = new Uint8Array(Math.min(maxLength + 1, FIRST_BUFFER));
+  let start = 0;
+  let end = 0;
   let emptyReads = 0;
-  for (let count; (count = await reader.read(buffer)) !== null;) {
+  while (true) {
+    // There is always room for a byte: it is made below.
+    const count = await reader.read(buffer.subarray(end));
+    if (count === null) break;
     emptyReads = count === 0 ? emptyReads + 1 : 0;
     if (emptyReads === MAX_EMPTY_READS) {
       throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
     }
-    // A copy: the next read must not change lines that were given out.
-    let rest = buffer.slice(0, count);
-    for (let end; (end = rest.indexOf(LINE_FEED) + 1) > 0;) {
-      yield await join([...begun, rest.subarray(0, end)]);
-      begun = [];
-      rest = rest.subarray(end);
-    }
-    if (rest.length > 0) begun.push(rest);
-  }
-  if (begun.length > 0) yield await join(begun);
-}
-
-async function join(pieces: Uint8Array<ArrayBuffer>[]) {
-  return pieces.length === 1 ? pieces[0]! : await new Blob(pieces).bytes();
-}
-
-/** Lines of bytes, as an array has them, or as they come. */
-export type Lines =
-  | Iterable<Uint8Array<ArrayBuffer>>
-  | AsyncIterable<Uint8Array<ArrayBuffer>>;
-
-const standardInput = readLines({
-  read: (p) =>
-    Deno.stdin.read(p).catch((error) => {
-      throw new Error("read stdin", { cause: error });
-    }),
-});
-/** A line that was asked for, and was not taken yet. */
-let ahead: ReturnType<typeof standardInput.next> | undefined;
-
-/**
- * The lines of standard input, up to the tutorial's word for "enough": a line
- * that is only `q` or `Q`. On a terminal there is a prompt for each line.
- *
- * @param prompt The text of the prompt.
- * @param ready What to wait for before each prompt.
- * @returns The lines, each with its newline. To iterate again goes on after the
- * `q`.
- * @throws {Error} `read stdin`, with the system's error as its `cause`.
- *
- * @example
- * ```ts no-assert
- * async function greet() {
- *   for await (const line of askLines("Your name: ")) {
- *     await Deno.stdout.write(line);
- *   }
- * }
- * ```
- */
-export function askLines(
-  prompt: string,
-  ready: () => Promise<unknown> | undefined = () => undefined,
-): Lines {
-  const isAsked = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
-  const print = (text: string) =>
-    writeFull(Deno.stdout, new TextEncoder().encode(text));
-  return {
-    async *[Symbol.asyncIterator]() {
-      for (;;) {
-        if (isAsked) {
-          await ready();
-          await print(prompt);
-        }
-        const { value: line } = await (ahead ?? standardInput.next());
-        ahead = undefined;
-        // What comes next does not belong after the prompt.
-        if (isAsked && line?.at(-1) !== LINE_FEED) await print("\n");
-        if (!line || isQuit(line)) return;
-        yield line;
+    let searched = end;
+    end += count;
+    while (true) {
+      const newline = buffer.subarray(0, end).indexOf(0x0a, searched);
+      const length = (newline < 0 ? end : newline + 1) - start;
+      if (length > maxLength) {
+        throw new LineTooLongError(`Line of more than ${maxLength} bytes`);
       }
-    },
-  };
-}
-
-/**
- * Says whether there is input: a terminal, or a standard input that has a line
- * within 200 ms. If there is none, a read stays under way: it gets what comes
- * later, and it keeps the process alive until standard input ends.
- *
- * @returns Whether to read standard input.
- *
- * @example
- * ```ts no-assert
- * const lines = await hasInput() ? askLines("Your name: ") : [];
- * ```
- */
-export async function hasInput(): Promise<boolean> {
-  if (Deno.stdin.isTerminal()) return true;
-  ahead ??= standardInput.next();
-  const late = Promise.withResolvers<{ done: true }>();
-  const timer = setTimeout(late.resolve, FIRST_LINE_WAIT, { done: true });
-  const { done } = await Promise.race([ahead, late.promise]);
-  clearTimeout(timer);
-  return !done;
-}
-
-function isQuit(line: Uint8Array): boolean {
-  return /^q\n?$/i.test(new TextDecoder().decode(line.subarray(0, 3)));
+      if (newline < 0) break;
+      // A copy: the next read must not change lines that were given out.
+      yield buffer.slice(start, newline + 1);
+      start = searched = newline + 1;
+    }
+    if (start === end) {
+      start = end = 0;
+    } else if (end === buffer.length) {
+      // What is left moves to the front: of a larger buffer if reads fill this
+      // one, or if the line does.
+      const rest = buffer.subarray(start, end);
+      if (buffer.length < LATER_BUFFER || rest.length * 2 > buffer.length) {
+        buffer = new Uint8Array(Math.min(buffer.length * 2, maxLength + 1));
+      }
+      buffer.set(rest);
+      start = 0;
+      end = rest.length;
+    }
+  }
+  if (start < end) yield buffer.slice(start, end);
 }

@@ -133,6 +133,15 @@ export class ReadGate {
     return new Promise((go) => this.#back.push({ who, go }));
   }
 
+  /** Lets everybody go who waits, because the server is about to end. */
+  letAllGo(): void {
+    for (const { go } of this.#front.toReversed()) go();
+    for (const { go } of this.#back) go();
+    this.#front = [];
+    this.#back = [];
+    this.#open();
+  }
+
   #endTurn = (): void => {
     this.#came = 0;
     if (this.#strangers >= CROWD / 2) this.#isHeld = true;

@@ -5,7 +5,7 @@
  */
 
 import { withDeadline } from "./deadline.ts";
-import { plainAddress } from "./describe.ts";
+import { plainAddress } from "./address.ts";
 
 /** A receive() cannot be cancelled: the next call takes what it brings. */
 const givenUp = new WeakMap<

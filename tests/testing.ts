@@ -8,11 +8,19 @@ const ROOT = new URL("../", import.meta.url);
 
 /** The names of all lessons' files, in order. */
 export const LESSONS = [...Deno.readDirSync(new URL("lessons/", ROOT))]
-  .map((entry) => entry.name).toSorted();
+  .map((entry) => entry.name).filter((name) => name.endsWith(".ts"))
+  .toSorted();
+
+/** A lesson of the tests' own, for what the runner does with any lesson. */
+export const FIXTURE = "tests/harness/fixture_lesson.ts";
+
+/** The path of a lesson: its name alone is enough for those in `lessons/`. */
+const pathOf = (lesson: string) =>
+  lesson.includes("/") ? lesson : `lessons/${lesson}`;
 
 /** The source text of a lesson. */
 export function lessonSource(lesson: string): string {
-  return Deno.readTextFileSync(new URL(`lessons/${lesson}`, ROOT));
+  return Deno.readTextFileSync(new URL(pathOf(lesson), ROOT));
 }
 
 /** The `@run` lines of a lesson's header, by mode. */
@@ -21,7 +29,7 @@ export function runLines(lesson: string): Map<string, string[]> {
   return new Map(
     [...lines].map(([, line]) => {
       const words = line.split(" ");
-      const script = words.indexOf(`lessons/${lesson}`);
+      const script = words.indexOf(pathOf(lesson));
       return [words[script + 1] ?? "demo", words];
     }),
   );
@@ -30,8 +38,11 @@ export function runLines(lesson: string): Map<string, string[]> {
 /** No test waits longer than this for anything, in milliseconds. */
 const LIMIT = 60_000;
 
-/** The environment of what is started: nobody insists on colors. */
-const { FORCE_COLOR: _, ...ENV } = Deno.env.toObject();
+/**
+ * The environment of what is started: nobody insists on colors, and no `deno task`
+ * has said where its user stands.
+ */
+const { FORCE_COLOR: _, INIT_CWD: __, ...ENV } = Deno.env.toObject();
 
 /** What is different from a plain run. */
 export interface StartOptions {
@@ -65,7 +76,7 @@ export class LessonProcess implements AsyncDisposable {
     const modes = runLines(lesson);
     const words = modes.get(args[0]) ?? modes.get("demo")!;
     const flags = options.flags ?? words.slice(2).filter((it) => it[0] === "-");
-    const path = new URL(`lessons/${lesson}`, ROOT).pathname;
+    const path = new URL(pathOf(lesson), ROOT).pathname;
     let command = [Deno.execPath(), "run", ...flags, path, ...args];
     if (options.wrapper) command = options.wrapper(command);
     this.#child = new Deno.Command(command[0], {
@@ -308,9 +319,53 @@ export function replaced<T extends object, K extends keyof T>(
   return { [Symbol.dispose]: () => void (owner[key] = original) };
 }
 
-/** A port as `/proc/net/tcp` has it. */
-export const portInHex = (port: number) =>
-  port.toString(16).toUpperCase().padStart(4, "0");
+/** What the kernel lists of a TCP socket of this host's. */
+export interface KernelRow {
+  /** Its own port, and the one at the other end. */
+  own: number;
+  other: number;
+  /** Its state. The tests need no other ones than those that have a name. */
+  state: string;
+  /** What it waits for: `on` is a retransmission. */
+  timer: "off" | "on" | "keepalive" | "timewait" | "probe";
+  /** How long the timer still runs. */
+  seconds: number;
+  retransmits: number;
+  inode: string;
+}
+
+const STATES: Record<string, string> = {
+  "01": "ESTABLISHED",
+  "02": "SYN-SENT",
+  "06": "TIME-WAIT",
+  "08": "CLOSE-WAIT",
+  "09": "LAST-ACK",
+};
+const TIMERS = ["off", "on", "keepalive", "timewait", "probe"] as const;
+
+/** The kernel's own list of TCP sockets over IPv4, read without lib. */
+export function kernelRows(): KernelRow[] {
+  const lines = Deno.readTextFileSync("/proc/net/tcp").trim().split("\n");
+  return lines.slice(1).map((line) => {
+    const fields = line.trim().split(/\s+/);
+    const [own, other] = fields.slice(1, 3)
+      .map((address) => parseInt(address.split(":")[1], 16));
+    const [timer, ticks] = fields[5].split(":").map((it) => parseInt(it, 16));
+    return {
+      own,
+      other,
+      state: STATES[fields[3]] ?? fields[3],
+      timer: TIMERS[timer],
+      seconds: ticks / 100,
+      retransmits: parseInt(fields[6], 16),
+      inode: fields[9],
+    };
+  });
+}
+
+/** What the kernel lists of one end of a connection. */
+export const kernelRow = (own: number, other: number) =>
+  kernelRows().find((row) => row.own === own && row.other === other);
 
 /** Whether nobody listens on this port of 127.0.0.1 any more. */
 export async function isFree(port: number): Promise<boolean> {

@@ -4,9 +4,8 @@
  * @module
  */
 
-import { WITHOUT_LD } from "../plain_env.ts";
-import { beforeExit, isEnding } from "./run_lesson.ts";
-import { stage } from "./stage.ts"; // stage
+import { WITHOUT_LD } from "../lab/plain_env.ts";
+import { textLines } from "./text_lines.ts";
 
 /** How long a child that was told to end may take, in milliseconds. */
 const GRACE = 2000;
@@ -17,84 +16,71 @@ export interface ServerCommand {
   url: string;
   /** The options of its server, by their names on the command line. */
   args: Record<string, string | number | boolean>;
+  /** The flags of `deno run` that it needs besides those for the network. */
+  flags?: string[];
   /** Gets each line that the server prints. */
-  print: (line: string) => unknown;
+  print?: (line: string) => unknown;
+  /** Ends the server when it is aborted. */
+  signal?: AbortSignal;
 }
 
 /**
  * Starts a lesson's server in a process of its own, runs `parent` when it
- * listens, and waits for it to end. It ends by itself, by `stop`, or with this
- * process, even if this process is killed: with `--child` a server ends when
- * its standard input ends, and this process holds the other end of that.
+ * listens, and waits for it to end. It ends by itself, by `stop`, by `signal`,
+ * or with this process, even if this process is killed: with `--child` a server
+ * ends when its standard input ends, and this process holds the other end.
  *
  * @returns The server's exit status.
- * @throws {Error} `fork failed!`, and what `parent` throws.
+ * @throws {Error} `fork failed!`, what `parent` throws, and the signal's reason.
  */
 export async function forkServer(
-  { url, args, print }: ServerCommand,
+  { url, args, flags = [], print = console.log, signal }: ServerCommand,
   parent: (port: number, stop: () => void) => unknown,
 ): Promise<number> {
+  signal?.throwIfAborted();
   const options = Object.entries(args).filter(([_, value]) => value !== false)
     .map(([key, value]) => value === true ? `--${key}` : `--${key}=${value}`);
-  const child = spawnDeno(
-    [url, "server", "--child", ...options],
-    stage.childErrors, // stage
-  );
+  const child = spawnDeno([...flags, url, "server", "--child", ...options]);
   const lines = textLines(child.stdout);
-  const errors = stage.watchErrors(child); // stage
-
-  let ended: Promise<number> | undefined;
-  const wait = () =>
-    ended ??= (async () => {
-      for await (const line of lines) print(line);
-      await errors; // stage
-      return (await child.status).code;
-    })();
-  const stop = async () => {
-    const [status] = await Promise.all([wait(), endChild(child)]);
-    return status;
+  const stop = () => void endChild(child);
+  const wait = async () => {
+    for await (const line of lines) print(line);
+    return (await child.status).code;
   };
-
-  beforeExit.add(wait); // What it prints last counts, even after a signal.
-  try {
+  const serve = async () => {
     const { value: ready } = await lines.next();
     if (ready !== undefined) { // Otherwise it has ended, and has said why.
       print(ready);
+      signal?.throwIfAborted();
       await parent(Number(ready.split(":").at(-1)), stop);
     }
     return await wait();
+  };
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal?.reason);
+  signal?.addEventListener("abort", abort);
+  try {
+    return await Promise.race([serve(), aborted.promise]);
   } catch (error) {
-    Deno.exitCode ||= await stop(); // If it is worse than the error's own code.
+    stop();
+    const status = await wait();
+    // It may be worse than the error's own code, as 137 is. But if this program
+    // was told to end, and had to kill its child, this is no news.
+    if (!signal?.aborted) Deno.exitCode ||= status;
     throw error;
   } finally {
-    await stop();
-    beforeExit.delete(wait);
+    signal?.removeEventListener("abort", abort);
+    stop();
   }
 }
 
-/**
- * Starts `deno run`, as {@linkcode spawnChild} does. It may use the network, and
- * nothing else.
- *
- * @example
- * ```ts
- * import { assertEquals } from "@std/assert";
- *
- * const child = spawnDeno(["data:text/javascript,console.log(`${6*7}`)"]);
- * const lines: string[] = [];
- * for await (const line of textLines(child.stdout)) lines.push(line);
- * assertEquals(lines, ["42"]);
- * await child.stdin.close();
- * await child.status;
- * ```
- */
+/** Starts `deno run`, which may use the network, and nothing else. */
 export function spawnDeno(
   args: string[],
   stderr?: "inherit" | "piped" | "null",
 ): Deno.ChildProcess {
   const flags = ["--allow-net"];
   if (typeof Deno.listenDatagram === "function") flags.push("--unstable-net");
-  flags.push(...stage.childFlags); // stage
   // By name: `--allow-run=deno` is about what PATH finds, which need not be
   // the file that Deno.execPath() returns.
   return spawnChild("deno", ["run", ...flags, ...args], stderr);
@@ -114,50 +100,17 @@ export function spawnChild(
 ): Deno.ChildProcess {
   const options = { args, stdin: "piped", stdout: "piped", stderr } as const;
   const env = { ...WITHOUT_LD, NO_COLOR: "1" };
-  let child: Deno.ChildProcess;
-  if (isEnding) throw new Error("fork failed!: this program ends");
   try {
-    child = new Deno.Command(program, { ...options, env }).spawn();
+    return new Deno.Command(program, { ...options, env }).spawn();
   } catch (error) {
     throw new Error("fork failed!", { cause: error });
   }
-  const end = () => endChild(child);
-  beforeExit.add(end);
-  child.status.then(() => beforeExit.delete(end));
-  return child;
 }
 
 /** Ends a child by the end of its standard input, and later by SIGKILL. */
 async function endChild(child: Deno.ChildProcess): Promise<void> {
   child.stdin.close().catch(() => {}); // It may be closed, or in use.
-  const killer = setTimeout(() => {
-    child.kill("SIGKILL");
-    const line = "a child process did not end, and was killed\n";
-    Deno.stderr.write(new TextEncoder().encode(line)).catch(() => {});
-  }, GRACE);
+  const killer = setTimeout(() => child.kill("SIGKILL"), GRACE);
   await child.status;
   clearTimeout(killer);
-}
-
-/**
- * Splits a stream of text into lines, without their newlines.
- *
- * @example
- * ```ts
- * import { assertEquals } from "@std/assert";
- *
- * const lines = await Array.fromAsync(textLines(new Blob(["a\nb"]).stream()));
- * assertEquals(lines, ["a", "b"]);
- * ```
- */
-export async function* textLines(
-  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
-): AsyncGenerator<string, undefined> {
-  let rest = "";
-  for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + chunk).split("\n");
-    rest = lines.pop()!;
-    yield* lines;
-  }
-  if (rest !== "") yield rest;
 }

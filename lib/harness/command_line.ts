@@ -5,7 +5,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { stage } from "./stage.ts"; // stage
+import type { Writer } from "../full_io.ts";
+import type { Header } from "./header.ts";
 
 /** An option: `maxFrame` is `--max-frame`, and `false` makes it a flag. */
 export interface Option {
@@ -19,24 +20,56 @@ export interface Option {
   max?: number;
 }
 
+/** Options by the names of their parameters. */
+export type Options = Record<string, Option>;
+
+/** The values of options: each has the type of its default. */
+export type Values<O extends Options> = {
+  [K in keyof O]: O[K]["default"] extends string ? string
+    : O[K]["default"] extends number ? number
+    : boolean;
+};
+
 /** A way to run a lesson. */
 export interface Mode {
   /** What it does, in a few words. */
   help: string;
-  /** What `deno run` needs for it. */
-  flags: string[];
   /** Its options, by the names of its function's parameters. */
-  options: Record<string, Option>;
-  /** Options that may stand without their name, or a word for any operands. */
-  operands?: string[] | string;
+  options: Options;
+  /** A word for operands, where there may be any number of them. */
+  operands?: string;
   /** What is shown of its socket calls. */
-  show?: "trace" | "diagram"; // stage
-  /** What it prints last when a signal ends it. */
+  show?: "trace" | "diagram";
+  /** What is printed last, however it ends. */
   last?: string;
   /** Whether it ends by itself when its `signal` is aborted. */
   drains?: boolean;
   /** If it resolves to a number, this is the exit code. */
   run(options: never): unknown;
+}
+
+/** The modes of a lesson, each with a function that takes its options. */
+export type Modes<M extends Record<string, Options>> = {
+  [K in keyof M]: Mode & {
+    options: M[K];
+    run(options: Values<M[K]> & Io): unknown;
+  };
+};
+
+/** What a mode's function gets besides its options. */
+export interface Io {
+  /** The operands, if there may be any number of them. */
+  operands: string[];
+  /** Standard output. */
+  output: Writer;
+  /** Prints a line on standard output. */
+  print(line: string): Promise<unknown>;
+  /** Prints an error on standard error, in one line. */
+  report(error: unknown): void;
+  /** Prints a server's first line. */
+  onListen(address: Deno.NetAddr): void;
+  /** Aborted by SIGINT and SIGTERM, for a mode that `drains`. */
+  signal: AbortSignal;
 }
 
 const anyPort = { default: 9527, max: 65535, help: "its port, 0: a free one" };
@@ -59,6 +92,25 @@ export const common = {
   },
 };
 
+const quiet = { default: false, help: "no trace" };
+const mermaid = {
+  default: false,
+  help: "the diagram for Mermaid, to be a picture",
+};
+
+/** The options that come with what is shown. */
+const SHOW_OPTIONS: Record<NonNullable<Mode["show"]>, Options> = {
+  trace: { quiet },
+  diagram: { quiet: { ...quiet, help: "no diagram" }, mermaid },
+};
+
+/** The operands of the tutorial's programs: options without their names. */
+const OPERANDS: Record<string, string[]> = {
+  server: ["port"],
+  supervisor: ["port"],
+  client: ["host", "port"],
+};
+
 /** The command line cannot be understood: exit code 2. */
 export class UsageError extends Error {}
 
@@ -71,23 +123,27 @@ export interface CommandLine {
   /** The value of each option. */
   values: Record<string, unknown>;
   /** The operands, where there may be any number of them. */
-  args: string[];
+  operands: string[];
 }
 
 /** The options of a mode, as the user calls them. */
-function flagsOf(mode: Mode): Map<string, Option & { key: string }> {
-  const options = { ...mode.options };
-  Object.assign(options, stage.options(mode.show)); // stage
-  return new Map(
+function optionsOf(mode: Mode): Record<string, Option & { key: string }> {
+  const options = { ...mode.options, ...mode.show && SHOW_OPTIONS[mode.show] };
+  return Object.fromEntries(
     Object.entries(options).map(([key, option]) => {
-      const flag = key.replace(/[A-Z]/g, (it) => `-${it.toLowerCase()}`);
-      return [flag === "hostname" ? "host" : flag, { ...option, key }];
+      const flag = key === "hostname"
+        ? "host"
+        : key.replace(/[A-Z]/g, (it) => `-${it.toLowerCase()}`);
+      return [flag, { ...option, key }];
     }),
   );
 }
 
+const quoted = (text: unknown) => JSON.stringify(text);
+
 /**
- * Reads the name of a mode, by default the first one, and its options.
+ * Reads the name of a mode, by default the first one, and its options, in any
+ * order.
  *
  * @throws {UsageError} If the lesson cannot be run like this.
  */
@@ -96,111 +152,101 @@ export function parseCommandLine(
   argv: string[],
 ): CommandLine {
   const names = Object.keys(modes);
-  const isNamed = names.includes(argv[0] ?? "");
-  const name = isNamed ? argv[0]! : names[0]!;
-  const mode = modes[name]!;
-  const flags = flagsOf(mode);
-  const given: Record<string, unknown> = {};
-  // A parser would read `--port -1` as two options, and `--child 1` as one. So
-  // it gets `--port=-1`, and no flags.
-  const words: string[] = [];
-  const rest = isNamed ? argv.slice(1) : [...argv];
-  for (let word; (word = rest.shift()) !== undefined;) {
-    const [, flag = "", value] = word.match(/^--([^=]+)(=[^]*)?$/) ?? [];
-    const usual = flag === "help" ? false : flags.get(flag)?.default;
-    if (word === "--") {
-      words.push(word, ...rest.splice(0));
-    } else if (usual === undefined && /^-./.test(word) && word !== "-h") {
-      throw new UsageError(`unknown option ${quote(word)}, see --help`);
-    } else if (usual === undefined || (usual !== false && value)) {
-      words.push(word);
-    } else if (usual === false) {
-      if (value) throw new UsageError(`--${flag} takes no value`);
-      given[flag] = true;
-    } else {
-      const next = rest.shift() ?? "--";
-      if (next.startsWith("--") || next === "-h") {
-        throw new UsageError(`--${flag} needs a value`);
-      }
-      words.push(`${word}=${next}`);
-    }
-  }
-  const string = ["_", ...flags.keys()];
-  Object.assign(given, parseArgs(words, { string, boolean: ["h"] }));
+  const all = Object.assign({}, ...Object.values(modes).map(optionsOf));
+  const isFlag = (name: string) => all[name].default === false;
+  const flags = ["help", ...Object.keys(all).filter(isFlag)];
 
-  const args = given["_"] as string[];
-  const help = given["help"] === true || given["h"] === true;
-  const { operands = [] } = mode;
-  if (Array.isArray(operands) && !help) {
-    for (const flag of operands.slice(0, args.length)) {
-      if (flag in given) throw new UsageError(`${flag} given twice`);
-      given[flag] = args.shift();
+  const operands: string[] = [];
+  const given = parseArgs(argv, {
+    boolean: flags,
+    string: Object.keys(all).filter((name) => !isFlag(name)),
+    alias: { h: "help" },
+    "--": true,
+    unknown(word: string, name?: string) {
+      if (name !== undefined) throw unknownOption(word);
+      operands.push(word);
+    },
+  }) as Record<string, unknown>;
+  operands.push(...given["--"] as string[]);
+
+  const isNamed = names.includes(operands[0] ?? "");
+  const name = isNamed ? operands.shift()! : names[0]!;
+  const options = optionsOf(modes[name]!);
+  const help = given["help"] !== false;
+  if (help) return { name, help, values: {}, operands };
+
+  for (const flag of flags) {
+    // To parseArgs() this is a value, which would be lost without a word.
+    const isValued = argv.some((word, i) =>
+      word.startsWith(`--${flag}=`) ||
+      word === `--${flag}` && /^(true|false)$/.test(argv[i + 1] ?? "")
+    );
+    if (isValued) throw new UsageError(`--${flag} takes no value`);
+  }
+  for (const option of Object.keys(all)) {
+    const isGiven = given[option] !== undefined && given[option] !== false;
+    if (isGiven && !(option in options)) throw unknownOption(`--${option}`);
+    if (given[option] === "") throw new UsageError(`--${option} needs a value`);
+  }
+  if (modes[name]!.operands === undefined) {
+    for (const option of OPERANDS[name] ?? []) {
+      if (!(option in options) || operands.length === 0) break;
+      if (option in given) throw new UsageError(`${option} given twice`);
+      given[option] = operands.shift();
     }
-    if (args.length > 0) {
+    if (operands.length > 0) {
       const what = isNamed ? "unexpected argument" : "unknown mode";
       const known = isNamed ? "" : `, expected one of ${names.join(", ")}`;
-      throw new UsageError(`${what} ${quote(args[0])}${known}`);
+      throw new UsageError(`${what} ${quoted(operands[0])}${known}`);
     }
   }
-  const values: CommandLine["values"] = {};
-  for (const [flag, option] of flags) {
-    values[option.key] = valueOf(flag, option, given[flag]);
-  }
-  return { name, help, values, args };
+  const values = Object.entries(options).map(([name, option]) =>
+    [option.key, valueOf(name, option, given[name])] as const
+  );
+  return { name, help, values: Object.fromEntries(values), operands };
 }
 
-const quote = (text: unknown) => JSON.stringify(text);
+const unknownOption = (word: string) =>
+  new UsageError(`unknown option ${quoted(word)}, see --help`);
 
 /** Decimal digits only: `Number` would also take `0x50`, `1e3` and ` 80`. */
-function valueOf(flag: string, option: Option, given: unknown) {
+function valueOf(name: string, option: Option, given: unknown) {
   const { default: usual, min = 0, max = Number.MAX_SAFE_INTEGER } = option;
   if (given === undefined) return usual;
-  if (flag === "host" && given === "") {
-    throw new UsageError("--host must not be empty");
+  if (given === "") throw new UsageError(`${name} needs a value`);
+  if (name === "host" && /^\d+$/.test(String(given))) {
+    // The resolver would take it for an address: 9527 is 0.0.37.55.
+    throw new UsageError(`--host ${given} is a number, is it the port?`);
   }
   if (typeof usual !== "number") return given;
   const number = /^[0-9]+$/.test(String(given)) ? Number(given) : NaN;
   if (number >= min && number <= max) return number;
   throw new UsageError(
-    `--${flag} must be an integer from ${min} to ${max}, got ${quote(given)}`,
+    `--${name} must be an integer from ${min} to ${max}, got ${quoted(given)}`,
   );
-}
-
-/** The file of a program, as one types it after `deno run`. */
-function fileOf(url: string): string {
-  const path = stage.pathOf(url); // stage
-  if (path !== undefined) return path; // stage
-  return url.slice(url.lastIndexOf("/") + 1);
-}
-
-/** Writes a file's name as a word of a shell: not as an option, or a URL. */
-export function shellQuote(file: string): string {
-  const path = /^-|^[^/]*:/.test(file) ? `./${file}` : file;
-  const isPlain = /^[\w./+,:@-]+$/.test(path);
-  return isPlain ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }
 
 /** What `--help` prints: title, usage, and for each mode command and options. */
 export function helpText(
-  url: string,
-  title: string,
+  { title, commands }: Header,
   modes: Record<string, Mode>,
 ): string {
-  const path = shellQuote(decodeURIComponent(fileOf(url)));
   const names = Object.keys(modes);
+  const path = commands.get("")?.split(" ").at(-1);
   const usage = `deno run [flags] ${path} [${names.join("|")}] [options]`;
   const lines = [title, "", `Usage: ${usage}`];
   for (const [name, mode] of Object.entries(modes)) {
-    const operands = [mode.operands ?? []].flat().map((it) => ` [${it}]`);
-    const command = ["deno run", ...mode.flags, path];
-    if (name !== names[0]) command.push(name);
-    lines.push("", `${name}${operands.join("").toUpperCase()}: ${mode.help}`);
-    lines.push(`  ${command.join(" ")}`);
-    const flags = flagsOf(mode);
-    if (flags.size > 0) lines.push("");
-    for (const [flag, { default: usual, help }] of flags) {
+    const options = optionsOf(mode);
+    const operands = mode.operands
+      ? [mode.operands]
+      : (OPERANDS[name] ?? []).filter((it) => it in options);
+    const usage = operands.map((it) => ` [${it.toUpperCase()}]`).join("");
+    lines.push("", `${name}${usage}: ${mode.help}`);
+    lines.push(`  ${commands.get(name === names[0] ? "" : name)}`);
+    if (Object.keys(options).length > 0) lines.push("");
+    for (const [name, { default: usual, help }] of Object.entries(options)) {
       const value = { string: " TEXT", number: " N" }[typeof usual as string];
-      const option = `  --${flag}${value ?? ""}`.padEnd(26);
+      const option = `  --${name}${value ?? ""}`.padEnd(26);
       lines.push(`${option}  ${help}${value ? ` [${usual}]` : ""}`);
     }
   }

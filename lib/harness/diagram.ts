@@ -5,54 +5,50 @@
  * @module
  */
 
-import { writeFull } from "../full_io.ts";
-import { textLines } from "./child.ts";
-import { patient } from "./patient.ts";
+import { errorLine } from "../trace/error_line.ts";
+import { type SocketCall, watchSocketCalls } from "../trace/socket_calls.ts";
+import { watchChildren } from "./child_watch.ts";
 import { SequenceDiagram } from "./sequence_diagram.ts";
-import { type SocketCall, watchSocketCalls } from "./socket_calls.ts";
-import { stage } from "./stage.ts";
-
-const errors = patient(Deno.stderr);
-const client: SocketCall[] = [];
-const server: SocketCall[] = [];
-
-watchSocketCalls((call) => client.push(call));
-stage.childFlags = [
-  `--preload=${new URL("./trace_json.ts", import.meta.url).href}`,
-];
-stage.childErrors = "piped";
-stage.watchErrors = async ({ stderr }) => {
-  for await (const line of textLines(stderr)) {
-    if (line.startsWith('{"at":')) server.push(JSON.parse(line));
-    else {
-      // Not console.error, which would wait where nobody reads.
-      await writeFull(errors, new TextEncoder().encode(`${line}\n`))
-        .catch(() => {});
-    }
-  }
-};
+import { textLines } from "./text_lines.ts";
 
 /**
- * Draws what both have done since the server was ready.
+ * Begins to collect.
  *
- * @param forMermaid Whether to draw it for Mermaid, and not for a terminal.
- * @returns The diagram, or `""` if there was no server.
+ * @returns A function that draws what both have done since the server was ready,
+ * for Mermaid or for a terminal. It resolves to `""` if there was no server.
  */
-export function drawDiagram(forMermaid: boolean): string {
-  const start = Math.min(...server.map(({ at }) => at));
-  markLost([...client, ...server]);
-  const diagram = new SequenceDiagram();
-  const draw = (side: "client" | "server", calls: SocketCall[]) =>
-    calls.forEach(({ what, ...call }) =>
-      diagram.lane(side)({
-        ...call,
-        what: what.replace(/\b(\d+) of \1 bytes/, "$1 bytes"),
-      })
-    );
-  draw("server", server);
-  draw("client", client.filter((it) => it.at >= start && !it.isOfLib));
-  if (server.length === 0) return "";
-  return forMermaid ? diagram.mermaid() : diagram.draw();
+export function startDiagram(): (forMermaid: boolean) => Promise<string> {
+  const client: SocketCall[] = [];
+  const server: SocketCall[] = [];
+  const reading: Promise<void>[] = [];
+
+  watchSocketCalls((call) => client.push(call));
+  const read = async (stderr: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+    for await (const line of textLines(stderr)) {
+      if (/^\{"at":.*\}$/.test(line)) server.push(JSON.parse(line));
+      else errorLine(line);
+    }
+  };
+  const traceJson = new URL("../trace/trace_json.ts", import.meta.url);
+  watchChildren(traceJson, (stderr) => reading.push(read(stderr)));
+
+  return async (forMermaid) => {
+    await Promise.all(reading);
+    if (server.length === 0) return "";
+    const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
+    markLost([...client, ...server]);
+    const diagram = new SequenceDiagram();
+    const draw = (side: "client" | "server", calls: SocketCall[]) =>
+      calls.forEach(({ what, ...call }) =>
+        diagram.lane(side)({
+          ...call,
+          what: what.replace(/\b(\d+) of \1 bytes/, "$1 bytes"),
+        })
+      );
+    draw("server", server);
+    draw("client", client.filter((it) => it.at >= ready && !it.isOfLib));
+    return forMermaid ? diagram.mermaid() : diagram.draw();
+  };
 }
 
 /**

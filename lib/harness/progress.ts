@@ -5,7 +5,6 @@
  */
 
 import { green } from "@std/fmt/colors";
-import { isEnding } from "./run_lesson.ts"; // stage
 
 /** Options of {@linkcode Progress}; the defaults suit standard error. */
 export interface ProgressOptions {
@@ -90,7 +89,6 @@ export class Progress implements Disposable {
   }
 
   #draw(text: string): void {
-    if (isEnding) return; // Other lines come now. // stage
     if (this.#stream === null || text === this.#drawn) return;
     this.#drawn = text;
     try {

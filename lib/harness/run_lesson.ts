@@ -4,192 +4,182 @@
  * @module
  */
 
-import { setTimeout as delay } from "node:timers/promises";
-import { describeError, formatAddress } from "../describe.ts";
-import { writeFull } from "../full_io.ts";
+import { formatAddress } from "../address.ts";
+import { describeError } from "../error_text.ts";
 import {
+  type CommandLine,
   helpText,
+  type Io,
   type Mode,
+  type Modes,
+  type Options,
   parseCommandLine,
   UsageError,
 } from "./command_line.ts";
-import type { Modes, Options } from "./mode_types.ts"; // stage
-import { patient } from "./patient.ts";
-import { stage } from "./stage.ts"; // stage
+import { readHeader } from "./header.ts";
+import { startShow } from "./show.ts";
+import { OrderedOutput } from "./stdout.ts";
 
-/** What is still to be done before the process ends; not for long. */
-export const beforeExit: Set<() => Promise<unknown>> = new Set();
+/** How long a demo may take to end after a signal, in milliseconds. */
+const DEMO_ENDS = 3000;
+/** The modes that have done their work when a signal ends them. */
+const SERVERS = ["server", "supervisor"];
+/** How long the last output may take to be read after a signal. */
+const LAST_READ = 500;
 
-const lineOf = (text: string) => new TextEncoder().encode(`${text}\n`);
-
-/** Whether the program ends: nothing new begins then. */
-export let isEnding = false;
-
-/** How long children may take to end after a signal, in milliseconds. */
-const CHILDREN_END = 3000;
-/** How long the last output may take to be read, in milliseconds. */
-const OUTPUT_ENDS = 500;
-
-/** What TypeScript checks: a mode's function takes the options of its mode. */
-export async function runLesson<M extends Record<string, Options>>( // stage
-  url: string, // stage
-  title: string, // stage
-  modes: Modes<M>, // stage
-): Promise<never>; // stage
 /**
  * Runs a lesson from its command line, and ends the process: exit code 0 done,
  * 1 the network or the system said no, 2 wrong usage, 130 or 143 ended by
  * SIGINT or SIGTERM. A server that a signal ends has done its work: 0.
+ *
+ * @param url The lesson's `import.meta.url`.
+ * @param modes Its modes.
  */
-export async function runLesson(
+export async function runLesson<M extends Record<string, Options>>(
   url: string,
-  title: string,
-  modes: Record<string, Mode>,
+  modes: Modes<M>,
 ): Promise<never> {
   const [, program] = decodeURIComponent(url).match(/([^/]+?)(?:\.ts)?$/)!;
-  const stop = new AbortController();
-  let name = "";
-  let values: Record<string, unknown> = {};
-  let lastLine: string | undefined;
-  let ending: Promise<never> | undefined;
-  let isLost = false;
-  let isInterrupted = false;
+  // In the background: if nobody reads standard error, a signal still ends this.
+  const stderr = new OrderedOutput(() => {}, Deno.stderr);
+  const report = (error: unknown, call = "") =>
+    stderr.print(`${program}: ${call}${describeError(error)}`);
 
-  // In the background: a full pipe that nobody reads must not stop the program.
-  const stderr = patient(Deno.stderr);
-  let reported: Promise<unknown> = Promise.resolve();
-  const say = (error: unknown) => {
-    const call = callOf(error, name, values);
-    const line = lineOf(`${program}: ${call}${describeError(error)}`);
-    reported = reported.then(() => writeFull(stderr, line))
-      .catch(() => {}); // A full disk. The exit code still says it.
-  };
-  const report = (error: unknown) => {
-    if (!isEnding) say(error); // What the end cuts short fails: this is expected.
-  };
-
-  // One after the other, even if a lesson does not wait for what it prints.
-  const stdout = patient(Deno.stdout);
-  let printed: Promise<unknown> = Promise.resolve();
-  const write = (p: Uint8Array): Promise<number> => {
-    const writing = printed
-      .then(() => stage.beforePrint()) // stage
-      .then(() => isLost ? p.length : writeFull(stdout, p))
-      .catch((error) => {
-        isLost = true;
-        // When nobody reads standard output any more (`| head -1`), a program
-        // in C is ended by SIGPIPE, quietly. The same here. But a full disk is
-        // reported.
-        if (!(error instanceof Deno.errors.BrokenPipe)) {
-          say(new Error("write stdout", { cause: error }));
-          Deno.exitCode = 1;
-        }
-        setTimeout(end, 0, 0); // Errors that are there already come first.
-        return p.length;
-      });
-    printed = writing;
-    return writing;
-  };
-  const print = (line: string) => write(lineOf(line));
-
-  // Without a signal the end takes as long as it takes; with one, only so long.
-  const signalled = Promise.withResolvers<void>();
-  const atMost = (milliseconds: number, work: Promise<unknown>) =>
-    Promise.race([work, signalled.promise.then(() => delay(milliseconds))]);
-  const end = (code: number): Promise<never> =>
-    ending ??= (async () => {
-      isEnding = true;
-      if (lastLine !== undefined) print(lastLine);
-      const children = [...beforeExit].map((it) => it());
-      await atMost(CHILDREN_END, Promise.allSettled(children));
-      await stage.end(print); // stage
-      await atMost(OUTPUT_ENDS, printed.then(() => reported));
-      return Deno.exit(Math.max(code, Deno.exitCode));
-    })();
+  // Resolves to the exit code when something ends the program from outside.
+  const interrupted = Promise.withResolvers<number>();
+  const stdout = new OrderedOutput((error) => {
+    // When nobody reads standard output any more (`| head -1`), a program in C
+    // is ended by SIGPIPE, quietly. The same here. But a full disk is reported.
+    if (!(error instanceof Deno.errors.BrokenPipe)) {
+      report(error, "write stdout: ");
+      Deno.exitCode = 1; // Also if the program was done before it could know.
+    }
+    // Errors that are there already come first.
+    setTimeout(() => interrupted.resolve(0), 0);
+  });
   // A mistake of ours is no reason for a stack trace either.
   const fail = (event: Event, error: unknown) => {
     event.preventDefault();
-    report(error);
-    end(1);
+    interrupted.reject(error);
   };
-  globalThis.addEventListener("error", (event) => fail(event, event.error));
-  globalThis.addEventListener(
-    "unhandledrejection",
-    (event) => fail(event, event.reason),
-  );
+  addEventListener("error", (event) => fail(event, event.error));
+  addEventListener("unhandledrejection", (event) => fail(event, event.reason));
 
+  let code = 0;
   try {
-    const parsed = parseCommandLine(modes, Deno.args);
-    if (parsed.help) {
-      await print(helpText(url, title, modes));
-      return await end(0);
+    const commandLine = parseCommandLine(modes, Deno.args);
+    if (commandLine.help) {
+      await stdout.print(helpText(await readHeader(url), modes));
+    } else {
+      const mode: Mode = modes[commandLine.name]!;
+      code = await runMode(mode, commandLine, stdout, interrupted, report);
     }
-    ({ name, values } = parsed);
-    const mode = modes[name]!;
-    const interrupt = async (code: number) => {
-      if (isInterrupted) return; // Under `deno task` it arrives twice.
-      isInterrupted = true;
-      if (!mode.drains) {
-        isEnding = true;
-        lastLine ??= mode.last;
-        if (name !== "server") Deno.exitCode = code;
-      }
-      signalled.resolve();
-      // The terminal has shown ^C, wherever the cursor was.
-      if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) {
-        await atMost(OUTPUT_ENDS, print(""));
-      }
-      stop.abort();
-      if (!mode.drains) end(0);
-    };
-    Deno.addSignalListener("SIGINT", () => interrupt(130));
-    if (Deno.build.os !== "windows") {
-      Deno.addSignalListener("SIGTERM", () => interrupt(143));
-    }
-    if (values["child"]) {
-      // A child ends when its parent closes the child's standard input, or is
-      // killed.
-      Deno.stdin.readable.pipeTo(new WritableStream())
-        .catch(() => {}).then(() => interrupt(0));
-    }
-    await stage.begin(mode.show, values); // stage
-    const io = {
-      args: parsed.args,
-      output: {
-        write: async (p: Uint8Array) => isEnding ? p.length : await write(p),
-      },
-      async print(line: string) {
-        // A server's last line is the last. But a demo prints what its child says.
-        if (!isEnding || name !== "server") await print(line);
-      },
-      report,
-      signal: stop.signal,
-      onListen(address: Deno.NetAddr) {
-        if (isEnding) return;
-        print(`listening on ${formatAddress(address)}`);
-        lastLine = "server closed";
-      },
-    };
-    const status = await mode.run({ ...values, ...io } as never);
-    return await end(typeof status === "number" ? status : 0);
   } catch (error) {
     report(error);
-    return await end(error instanceof UsageError ? 2 : 1);
+    code = error instanceof UsageError ? 2 : 1;
   }
+  const late = interrupted.promise.catch(() => {}).then(() => pause(LAST_READ));
+  await Promise.race([Promise.all([stdout.flush(), stderr.flush()]), late]);
+  return Deno.exit(Math.max(code, Deno.exitCode));
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+/** Runs a mode until it is done, or interrupted. Resolves to the exit code. */
+async function runMode(
+  mode: Mode,
+  { name, values, operands }: CommandLine,
+  stdout: OrderedOutput,
+  interrupted: PromiseWithResolvers<number>,
+  report: (error: unknown, call?: string) => Promise<unknown>,
+): Promise<number> {
+  // A second signal changes nothing. (Under `deno task` each arrives twice.)
+  Deno.addSignalListener("SIGINT", () => interrupted.resolve(130));
+  if (Deno.build.os !== "windows") {
+    Deno.addSignalListener("SIGTERM", () => interrupted.resolve(143));
+  }
+  if (values["child"]) {
+    // A child ends when its parent closes the child's standard input, or is
+    // killed.
+    Deno.stdin.readable.pipeTo(new WritableStream())
+      .catch(() => {}).then(() => interrupted.resolve(0));
+  }
+
+  const stop = new AbortController();
+  let { last } = mode;
+  // When it is over, whoever still prints waits for ever, as a program that is
+  // gone: if it went on, it might never let this process end.
+  let isOver = false;
+  const never = new Promise<never>(() => {});
+  const io: Io = {
+    operands,
+    output: {
+      write: (p) => isOver ? never : stdout.write(p),
+    },
+    print: (line) => isOver ? never : stdout.print(line),
+    report(error) {
+      if (!stop.signal.aborted) report(error, callOf(error, name, values));
+    },
+    signal: stop.signal,
+    onListen(address) {
+      io.print(`listening on ${formatAddress(address)}`);
+      last = "server closed";
+    },
+  };
+
+  const finish = await startShow(mode.show, values);
+  const running = (async () => await mode.run({ ...values, ...io } as never))();
+  const isServer = SERVERS.includes(name);
+  const ending = interrupted.promise.then((code) => {
+    // The terminal has shown ^C, wherever the cursor was.
+    if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) io.print("");
+    return isServer && code > 128 ? 0 : code;
+  });
+
+  let code = 1;
+  try {
+    const status = await Promise.race([running, ending]);
+    code = typeof status === "number" ? status : 0;
+  } catch (error) {
+    const reported = report(error, callOf(error, name, values));
+    // On a terminal it stands before the last line.
+    await Promise.race([reported, pause(LAST_READ)]);
+    if (error instanceof UsageError) code = 2;
+  }
+  // Whatever the reason is, what still runs is to end, as a demo's child is.
+  stop.abort();
+  let hasEnded = true;
+  if (mode.drains) {
+    // What it says now does not matter: it is told to end, and that is why.
+    const drained = running.then(() => true, () => true);
+    const late = () => pause(DEMO_ENDS).then(() => false);
+    hasEnded = await Promise.race(isServer ? [drained] : [drained, late()]);
+  }
+  isOver = true;
+  if (last !== undefined) stdout.print(last);
+  // It could wait for ever for the trace of a child that hangs.
+  const shown = hasEnded ? await finish() : "";
+  if (shown !== "") stdout.print(shown);
+  return code;
 }
 
 /**
  * The call of Deno's that an error came from, as perror(3) names it:
  * `connect 127.0.0.1:9527: `. It is found in the error's own stack.
  */
-function callOf(error: unknown, mode = "", values: unknown = {}): string {
+function callOf(error: unknown, mode: string, values: unknown): string {
   const { stack, cause } = Object(error);
   const call = /at (?:async )?\w+\.(\w+) \(ext:deno_net/.exec(stack)?.[1];
   if (call === undefined || cause !== undefined) return "";
   // Only this address is known: a demo has several, and accept() has none.
   const isKnown = mode === "client"
     ? /^(connect|send)/.test(call)
-    : mode === "server" && call.startsWith("listen");
-  const address = isKnown ? ` ${formatAddress(values as Deno.NetAddr)}` : "";
+    : SERVERS.includes(mode) && call.startsWith("listen");
+  // The name of a host may contain anything that a terminal would obey.
+  const address = isKnown
+    ? ` ${formatAddress(values as Deno.NetAddr)}`.replace(/\p{Cc}+/gu, " ")
+    : "";
   return `${call === "listenDatagram" ? "bind" : call}${address}: `;
 }

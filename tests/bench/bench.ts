@@ -1,5 +1,6 @@
 /**
- * Echo servers side by side, under the same load: `deno task bench`.
+ * @title Echo servers side by side, under the same load
+ * @run deno run --allow-all tests/bench/bench.ts
  *
  * The servers run at the same time, but only one has anything to do: a round
  * puts a short load on each of them, one after the other, and then comes the
@@ -14,14 +15,19 @@
  * @module
  */
 
-import { jainsIndex } from "../../lib/load.ts";
-import { textLines } from "../../lib/harness/child.ts";
-import { UsageError } from "../../lib/harness/command_line.ts";
-import type { Io, Values } from "../../lib/harness/mode_types.ts";
+import {
+  type Io,
+  UsageError,
+  type Values,
+} from "../../lib/harness/command_line.ts";
 import { Progress } from "../../lib/harness/progress.ts";
 import { runLesson } from "../../lib/harness/run_lesson.ts";
-import { formatBar, formatTable } from "../../lib/harness/table.ts";
+import { formatTable } from "../../lib/harness/table.ts";
+import { textLines } from "../../lib/harness/text_lines.ts";
+import { jainsIndex } from "../../lib/lab/load.ts";
+import { formatBar } from "./bar.ts";
 import type { Load, LoadResult } from "./load.ts";
+import { countCalls } from "./system_calls.ts";
 
 const path = (name: string) => new URL(name, import.meta.url).pathname;
 const deno = (script: string, ...flags: string[]) => [
@@ -33,9 +39,9 @@ const lesson = (name: string, flags: string[], ...options: string[]) => [
   ...["server", "--host=127.0.0.1", "--port=0", "--child"],
   ...options,
 ];
-const lesson12 = (...options: string[]) =>
+const lesson17 = (...options: string[]) =>
   lesson(
-    "12_concurrent_echo",
+    "17_production",
     ["--allow-net"],
     ...["--drain-timeout=0", ...options],
   );
@@ -53,8 +59,8 @@ const compiled = (compiler: string[], source: string, ...options: string[]) => {
 
 const C = "epoll in C";
 const EPOLL = "lesson 16";
-const LESSON = "lesson 12";
-const NO_GATE = "lesson 12 --no-gate";
+const LESSON = "lesson 17";
+const NO_GATE = "lesson 17 --no-gate";
 const NODE = "node:net in Node";
 /** Empty where there is none. */
 const NODE_PROGRAM = find("node") ?? "";
@@ -67,15 +73,15 @@ const SERVERS: Record<string, string[]> = {
   [`${EPOLL} --udp`]: epoll("--udp"),
   "Bun": [find("bun") ?? "", path("servers/bun.mjs")],
   "Go": compiled(["go", "build"], "servers/echo.go"),
-  [LESSON]: lesson12(),
-  [NO_GATE]: lesson12("--no-gate"),
+  [LESSON]: lesson17(),
+  [NO_GATE]: lesson17("--no-gate"),
   "--no-gate, IO_EVENTS=100": [
     ...["env", "DENO_TOKIO_MAX_IO_EVENTS_PER_TICK=100"],
-    ...lesson12("--no-gate"),
+    ...lesson17("--no-gate"),
   ],
-  "lesson 12, 16 KiB": lesson12("--buffer-size=16384"),
-  "12, 16 KiB, --nagle": lesson12("--buffer-size=16384", "--nagle"),
-  "lesson 02": lesson("02_tcp_echo", ["--allow-net"], "--connections=0"),
+  "lesson 17, 16 KiB": lesson17("--buffer-size=16384"),
+  "17, 16 KiB, --nagle": lesson17("--buffer-size=16384", "--nagle"),
+  "lesson 02": lesson("02_tcp_echo", ["--allow-net"]),
   "for await, readable": deno("servers/for_await.ts", "--allow-net"),
   "pipeTo": deno("servers/pipe_to.ts", "--allow-net"),
   "node:net in Deno": deno("servers/node_net.mjs", "--allow-net"),
@@ -112,6 +118,7 @@ const OPTIONS = {
 /** What can be run alone, by name. */
 const PARTS: Record<string, (options: Options) => Promise<void>> = {
   c: compareWithC,
+  calls: systemCalls,
   full_io: fullIo,
   messages: (options) =>
     compare(options, "64-byte messages, 100 connections", CONCURRENT, {
@@ -136,7 +143,7 @@ const PARTS: Record<string, (options: Options) => Promise<void>> = {
     ),
   large: (options) =>
     compare(options, "64-KiB messages, 300 connections", [
-      ...[LESSON, NO_GATE, "lesson 12, 16 KiB", "12, 16 KiB, --nagle"],
+      ...[LESSON, NO_GATE, "lesson 17, 16 KiB", "17, 16 KiB, --nagle"],
       ...["node:net in Deno", "node:net, no Nagle", NODE],
     ], { connections: 300, size: 64 * 1024 }),
   datagrams: (options) =>
@@ -342,7 +349,7 @@ async function compareWithC(options: Options): Promise<void> {
     [EPOLL, EPOLL, `${EPOLL} --udp`],
     ["Bun", "Bun"],
     ["Go", "Go"],
-    ["lesson 12, 06", LESSON, "lesson 06"],
+    ["lesson 17, 06", LESSON, "lesson 06"],
     ["Node", NODE, "node:dgram in Node"],
   ];
   const loads: [title: string, load: LoadKind][] = [
@@ -378,6 +385,28 @@ async function compareWithC(options: Options): Promise<void> {
     `(in brackets: for a second on a core)${besideNote()}`;
   const head = ["server", ...loads.map(([title]) => title)];
   await print(options, title, formatTable(head, table));
+}
+
+/** How many system calls a message takes. */
+async function systemCalls(options: Options): Promise<void> {
+  const title = "System calls for a message, 64 bytes, 100 connections";
+  if (!find("strace")) {
+    await options.print(`${title}: there is no strace\n`);
+    return;
+  }
+  const names = [C, EPOLL, LESSON].filter((name) => SERVERS[name][0] !== "");
+  const rows: (string | number)[][] = [];
+  {
+    using progress = new Progress(title, names.length);
+    for (const name of names) {
+      const counts = await countCalls(SERVERS[name], options.signal);
+      const { recv, send, epoll } = counts;
+      rows.push([name, ...[recv, send, epoll].map((it) => it.toFixed(2))]);
+      progress.update(rows.length);
+    }
+  }
+  const head = ["server", "recv", "send", "epoll_wait"];
+  await print(options, title, formatTable(head, rows));
 }
 
 /** Compares servers under one load, in a table with bars. */
@@ -638,16 +667,15 @@ function find(program: string): string | undefined {
 
 await runLesson(
   import.meta.url,
-  "Echo servers side by side, under the same load",
   {
     bench: {
       help: "all parts, or those named: " + Object.keys(PARTS).join(", "),
-      flags: ["--allow-all"],
       options: OPTIONS,
       operands: "PART...",
+      drains: true,
       async run(options) {
-        const names = options.args.length > 0
-          ? options.args
+        const names = options.operands.length > 0
+          ? options.operands
           : Object.keys(PARTS);
         for (const name of names) {
           if (Object.hasOwn(PARTS, name)) continue;

@@ -31,7 +31,7 @@ Deno.test("the benchmarks measure every server of the parts that are named", {
   ignore,
 }, async () => {
   const parts = ["full_io", "messages", "datagrams", "start"];
-  const args = [...BENCH, ...parts, "--rounds=1", "--time=100"];
+  const args = [...BENCH, ...parts, "--rounds=1", "--time=30"];
   const { code, stdout, stderr } = await runDeno(args);
   assertEquals([code, stderr], [0, ""]);
   const node = stdout.includes("node:net in Node") ? 1 : 0;
@@ -71,6 +71,19 @@ Deno.test("the benchmarks compare with C, or else with lesson 16", {
   const lesson16 = rows.find(([name]) => name === "lesson 16")!;
   for (const cell of lesson16.slice(1)) {
     assertMatch(cell, /^\d+\.\d\d \(\d+\.\d\d\)$/);
+  }
+});
+
+Deno.test("the benchmarks count system calls", {
+  ignore: ignore || !await hasProgram("strace"),
+}, async () => {
+  const { code, stdout, stderr } = await runDeno([...BENCH, "calls"]);
+  assertEquals([code, stderr], [0, ""]);
+  const [[, rows]] = [...tables(stdout)];
+  assert(rows.length >= 2, stdout);
+  for (const [name, ...counts] of rows) {
+    const [recv, send, epoll] = counts.map(Number);
+    assert(recv > 0.9 && send > 0.9 && epoll > 0, name);
   }
 });
 

@@ -10,13 +10,13 @@
  * @module
  */
 
-import { textLines } from "../../lib/harness/child.ts";
+import { textLines } from "../../lib/harness/text_lines.ts";
 import {
   type LibcSocket,
   openLibc,
   SOCK_DGRAM,
   SOCK_STREAM,
-} from "../../lib/libc_socket.ts";
+} from "../../lib/lab/libc_socket.ts";
 
 /** What load to make. */
 export interface Load {

@@ -1,12 +1,11 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { forkServer, textLines } from "../../lib/harness/child.ts";
-import { beforeExit } from "../../lib/harness/run_lesson.ts";
-import { stage } from "../../lib/harness/stage.ts";
+import { forkServer } from "../../lib/harness/child.ts";
 
 /** Runs `script` as if it were a lesson's server. */
 async function fork(
   script: string,
   parent: (port: number, stop: () => void) => unknown,
+  signal?: AbortSignal,
 ) {
   const file = await Deno.makeTempFile({
     prefix: "child test ",
@@ -14,110 +13,125 @@ async function fork(
   });
   await Deno.writeTextFile(file, script);
   const printed: string[] = [];
-  const events: string[] = [];
-  const { childFlags, childErrors, watchErrors } = stage;
-  stage.childFlags = ["--allow-env"];
-  stage.childErrors = "piped";
-  stage.watchErrors = async ({ stderr }) => {
-    for await (const line of textLines(stderr)) events.push(line);
-  };
   try {
     const status = await forkServer({
       url: new URL(`file://${encodeURI(file)}`).href,
       args: { port: 0, host: "a b", nagle: true, wait: false },
       print: (line) => printed.push(line),
-    }, async (port, stop) => await parent(port, stop));
-    return { status, printed, events };
+      signal,
+    }, parent);
+    return { status, printed };
   } finally {
-    Object.assign(stage, { childFlags, childErrors, watchErrors });
     await Deno.remove(file);
   }
 }
 
-const untilStdinEnds =
+const LISTENING = `console.log("listening on 127.0.0.1:1");`;
+const UNTIL_STDIN_ENDS =
   `while (await Deno.stdin.read(new Uint8Array(9)) !== null);`;
+const forever = () => new Promise<never>(() => {});
 
-Deno.test("forkServer() passes arguments, events, lines and the exit code on", async () => {
-  const { status, printed, events } = await fork(
+Deno.test("forkServer() passes arguments, lines and the exit code on", async () => {
+  const { status, printed } = await fork(
     `
-    console.error(Deno.args.join("|"));
     console.log("listening on [::1]:4711");
-    ${untilStdinEnds}
-    console.error("second");
+    ${UNTIL_STDIN_ENDS}
+    console.log(Deno.args.join("|"));
     await Deno.stdout.write(new TextEncoder().encode("one\\ntwo"));
     Deno.exit(7);`,
     (port, stop) => {
       assertEquals(port, 4711);
       stop();
+      stop(); // Once more changes nothing.
     },
   );
   assertEquals(status, 7);
-  assertEquals(printed, ["listening on [::1]:4711", "one", "two"]);
-  assertEquals(events, [
+  assertEquals(printed, [
+    "listening on [::1]:4711",
     "server|--child|--port=0|--host=a b|--nagle",
-    "second",
+    "one",
+    "two",
   ]);
 });
 
 Deno.test("forkServer() does not run the parent if the server does not listen", async () => {
   let ran = false;
-  const { status, printed } = await fork("Deno.exit(3)", () => {
-    ran = true;
-    return Promise.resolve();
-  });
+  const { status, printed } = await fork("Deno.exit(3)", () => ran = true);
   assertEquals([status, printed, ran], [3, [], false]);
 });
 
 Deno.test("forkServer() ends the server when the parent fails", async () => {
+  const printed: string[] = [];
+  const url = "data:text/javascript," + encodeURIComponent(
+    `${LISTENING} ${UNTIL_STDIN_ENDS} console.log("server closed");`,
+  );
+  const print = (line: string) => printed.push(line);
   await assertRejects(
     () =>
-      fork(
-        `console.log("listening on 127.0.0.1:1"); ${untilStdinEnds}`,
+      forkServer(
+        { url, args: {}, print },
         () => Promise.reject(new RangeError("parent")),
       ),
     RangeError,
     "parent",
   );
-  assertEquals(beforeExit.size, 0); // It has ended, and been waited for.
+  // It has ended, and been waited for.
+  assertEquals(printed, ["listening on 127.0.0.1:1", "server closed"]);
 });
 
-Deno.test("forkServer() ends the server before this process ends", async () => {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const { status, printed } = await fork(
-    `console.log("listening on 127.0.0.1:1"); ${untilStdinEnds}
-    console.log("server closed");`,
-    async () => {
-      // What a signal does: the parent may never come back.
-      assert(beforeExit.size > 0);
-      await Promise.all([...beforeExit].map((end) => end()));
-      resolve();
-    },
+Deno.test("forkServer() ends the server when its signal is aborted", async () => {
+  const script = `${LISTENING} ${UNTIL_STDIN_ENDS}`;
+  const reason = new Error("enough");
+  const stop = new AbortController();
+  const abort = () => {
+    stop.abort(reason);
+    return forever(); // The parent need not come back.
+  };
+  const fails = () => fork(script, abort, stop.signal);
+  await assertRejects(fails, Error, "enough");
+  assert(Deno.exitCode === 0);
+
+  // Before it listens, and before it is there at all.
+  const early = new AbortController();
+  const running = fork(UNTIL_STDIN_ENDS, forever, early.signal);
+  early.abort(reason);
+  await assertRejects(() => running, Error, "enough");
+  await assertRejects(
+    () => fork("", forever, early.signal),
+    Error,
+    "enough",
   );
-  await promise;
-  assertEquals(status, 0);
-  assertEquals(printed, ["listening on 127.0.0.1:1", "server closed"]);
-  assertEquals(beforeExit.size, 0);
 });
 
 Deno.test("forkServer() kills a server that does not end", async () => {
-  const { status } = await fork(
-    `console.log("listening on 127.0.0.1:1");
-    await new Promise((resolve) => setTimeout(resolve, 5_000));`,
-    (_port, stop) => {
-      stop();
-      return Promise.resolve();
-    },
-  );
-  assertEquals(status, 128 + 9);
+  const script = `${LISTENING} setInterval(() => {}, 1000);`;
+  const stop = new AbortController();
+  const [stopped] = await Promise.all([
+    fork(script, (_, stop) => stop()),
+    assertRejects(
+      () => fork(script, () => stop.abort(), stop.signal),
+      DOMException,
+    ),
+  ]);
+  assertEquals(stopped.status, 128 + 9);
+  assertEquals(Deno.exitCode, 0); // It was wanted, and is no failure.
 });
 
 Deno.test("forkServer() starts the server without LD_LIBRARY_PATH and LD_PRELOAD", async () => {
-  const { printed } = await fork(
-    `const names = Object.keys(Deno.env.toObject()).filter((it) => it.startsWith("LD_"));
-    console.log(names.toSorted().map((it) => it + "=" + Deno.env.get(it)).join(" "));`,
-    () => Promise.resolve(),
+  // Deno does not start a child that inherits them, unless it may run everything.
+  let environ = "";
+  await fork(
+    "console.log(`listening on 127.0.0.1:${Deno.pid}`);" + UNTIL_STDIN_ENDS,
+    (pid, stop) => {
+      environ = Deno.readTextFileSync(`/proc/${pid}/environ`);
+      stop();
+    },
   );
-  assertEquals(printed, [
-    "LD_BIND_NOW= LD_LIBRARY_PATH= LD_PRELOAD= LD_RUN_PATH=",
+  const variables = environ.split("\0").filter((it) => it.startsWith("LD_"));
+  assertEquals(variables.toSorted(), [
+    "LD_BIND_NOW=",
+    "LD_LIBRARY_PATH=",
+    "LD_PRELOAD=",
+    "LD_RUN_PATH=",
   ]);
 });

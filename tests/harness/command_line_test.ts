@@ -11,21 +11,17 @@ const count = { default: 7, min: 1, max: 10, help: "how many" };
 const MODES = {
   demo: {
     help: "",
-    flags: [],
     options: { count, fast: { default: false, help: "" } },
     run,
   },
   server: {
     help: "",
-    flags: ["--allow-net"],
     options: common.server,
-    operands: ["port"],
     show: "trace" as const,
     run,
   },
   client: {
     help: "",
-    flags: [],
     options: {
       ...common.client,
       message: { default: "hello", help: "" },
@@ -43,7 +39,7 @@ Deno.test("parseCommandLine() gives every option of the mode its value", () => {
     name: "demo",
     help: false,
     values: { count: 7, fast: false },
-    args: [],
+    operands: [],
   });
   assertEquals(parse("demo", "--fast", "--count", "10").values, {
     count: 10,
@@ -68,27 +64,45 @@ Deno.test("parseCommandLine() gives every option of the mode its value", () => {
 });
 
 Deno.test("parseCommandLine() takes text as it is", () => {
-  for (
-    const text of ["", "-", "-1", "-x", "a=b", "7", "a\nb", "true", "你好"]
-  ) {
+  for (const text of ["a=b", "7", "a\nb", "true", "你好", " "]) {
     assertEquals(parse("client", "--message", text).values.message, text);
     assertEquals(parse("client", `--message=${text}`).values.message, text);
   }
-  assertEquals(parse("client", "--message=--quiet").values.message, "--quiet");
-  assertEquals(parse("client", "--message=--quiet").values.quiet, false);
+  for (const text of ["-", "-1", "-x", "--quiet"]) {
+    const { values } = parse("client", `--message=${text}`);
+    assertEquals([values.message, values.quiet], [text, false]);
+  }
 });
 
-Deno.test("parseCommandLine() takes operands for options", () => {
+Deno.test("parseCommandLine() takes the mode wherever it stands", () => {
+  const { name, values } = parse("--port", "9000", "client");
+  assertEquals([name, values.port], ["client", 9000]);
+  assertEquals(parse("--quiet", "server", "9000").values.port, 9000);
+  assertEquals(parse("--message=server", "client").name, "client");
+});
+
+Deno.test("parseCommandLine() takes the tutorial's operands for options", () => {
   assertEquals(parse("server", "9000").values.port, 9000);
   assertEquals(parse("server", "--quiet", "9000").values.port, 9000);
+  const cases = [
+    ["client", "::1", "9000"],
+    ["client", "--quiet", "::1", "9000"],
+    ["client", "::1", "--port=9000"],
+    ["client", "--", "::1", "9000"],
+  ];
+  for (const args of cases) {
+    const { hostname, port } = parse(...args).values;
+    assertEquals([hostname, port], ["::1", 9000], args.join(" "));
+  }
+  assertEquals(parse("client", "::1").values.port, 9527);
 });
 
 Deno.test("parseCommandLine() passes many operands on", () => {
   const options = { fast: { default: false, help: "" } };
-  const demo = { help: "", flags: [], options, operands: "NUMBER", run };
+  const demo = { help: "", options, operands: "NUMBER", run };
   const parseMany = (...argv: string[]) => {
-    const { name, args } = parseCommandLine({ demo }, argv);
-    return [name, ...args];
+    const { name, operands } = parseCommandLine({ demo }, argv);
+    return [name, ...operands];
   };
   assertEquals(parseMany(), ["demo"]);
   assertEquals(parseMany("demo"), ["demo"]);
@@ -98,52 +112,81 @@ Deno.test("parseCommandLine() passes many operands on", () => {
 });
 
 Deno.test("parseCommandLine() knows --help anywhere", () => {
-  const cases = [["-h"], ["--help"], ["server", "-h"], ["x", "--help"]];
+  const cases = [
+    ["-h"],
+    ["--help"],
+    ["server", "-h"],
+    ["x", "--help"],
+    ["--port=x", "--help"],
+    ["-h=1"],
+    ["--help=1"],
+  ];
   for (const args of cases) {
     assertEquals(parse(...args).help, true);
   }
 });
 
 Deno.test("parseCommandLine() refuses what the mode does not have", () => {
+  const unknown = [
+    "--nothing",
+    "--nothing=1",
+    "-x",
+    "-1",
+    "-hq",
+    "--count.x",
+    "--help.x",
+    "--host.a=1",
+    "--constructor",
+    "--hasOwnProperty",
+    "--__proto__=1",
+    "--no-fast",
+    "--no-port",
+    "--no-help",
+    "---fast",
+    "--_",
+    "--_=x",
+    "--=",
+  ];
   const cases: [string[], string][] = [
+    ...unknown.map((it): [string[], string] => [
+      [it],
+      `unknown option ${JSON.stringify(it)}, see --help`,
+    ]),
     [["serve"], 'unknown mode "serve", expected one of demo, server, client'],
     [["toString"], 'unknown mode "toString"'],
     [["__proto__"], 'unknown mode "__proto__"'],
     [["-"], 'unknown mode "-"'],
-    [["--nothing"], 'unknown option "--nothing"'],
+    [["--fast", "--", "true"], 'unknown mode "true"'],
     [["--prot", "80"], 'unknown option "--prot"'],
-    [["--nothing=1"], 'unknown option "--nothing=1"'],
-    [["-x"], 'unknown option "-x"'],
-    [["-1"], 'unknown option "-1"'],
-    [["--count.x", "1"], 'unknown option "--count.x"'],
-    [["--constructor"], 'unknown option "--constructor"'],
-    [["--__proto__=1"], 'unknown option "--__proto__=1"'],
-    [["--no-fast"], 'unknown option "--no-fast"'],
-    [["--port=1"], 'unknown option "--port=1", see --help'],
+    [["--port=1"], 'unknown option "--port", see --help'],
     [["--quiet"], 'unknown option "--quiet", see --help'],
     [["demo", "--child"], 'unknown option "--child", see --help'],
     [["server", "--fast"], 'unknown option "--fast", see --help'],
-    [["--fast", "false"], 'unknown mode "false"'],
-    [["demo", "--fast", "true"], 'unexpected argument "true"'],
-    [["server", "--quiet", "false"], "--port must be an integer"],
-    [["client", "more"], 'unexpected argument "more"'],
-    [["client", "--", "--more"], 'unexpected argument "--more"'],
-    [["server", "80", "more"], 'unexpected argument "more"'],
-    [["server", "80", "--port=80"], "port given twice"],
-    [["server", "0x50"], '--port must be an integer from 0 to 65535, got "0x5'],
+    [["server", "--port", "-1"], 'unknown option "-1", see --help'],
+    [["client", "--message", "-1"], 'unknown option "-1", see --help'],
+    [["--fast", "false"], "--fast takes no value"],
+    [["demo", "--fast", "true"], "--fast takes no value"],
+    [["server", "--quiet", "false"], "--quiet takes no value"],
     [["--fast=true"], "--fast takes no value"],
-    [["--help=1"], "--help takes no value"],
-    [["--help.x"], 'unknown option "--help.x"'],
-    [["-hq"], 'unknown option "-hq"'],
-    [["-h=1"], 'unknown option "-h=1"'],
-    [["--_"], 'unknown option "--_"'],
-    [["--_=x"], 'unknown option "--_=x"'],
-    [["--="], 'unknown option "--="'],
-    [["client", "--host="], "--host must not be empty"],
+    [["--help=false"], "--help takes no value"],
+    [["demo", "more"], 'unexpected argument "more"'],
+    [["server", "80", "more"], 'unexpected argument "more"'],
+    [["client", "a", "1", "b"], 'unexpected argument "b"'],
+    [["client", "a", "--", "1", "--b"], 'unexpected argument "--b"'],
+    [["--port", "80", "client", "a", "server"], "port given twice"],
+    [["client", "a", "b"], "--port must be an integer from 1 to 65535"],
+    [["server", "80", "--port=80"], "port given twice"],
+    [["client", "a", "--host=a"], "host given twice"],
+    [["client", "", "80"], "host needs a value"],
+    [["client", "--host="], "--host needs a value"],
     [["client", "--host"], "--host needs a value"],
+    [["client", "--host", ""], "--host needs a value"],
     [["client", "--host", "--quiet"], "--host needs a value"],
-    [["client", "--message", "-h"], "--message needs a value"],
-    [["client", "--", "--port"], 'unexpected argument "--port"'],
+    [["client", "--message", ""], "--message needs a value"],
+    [["client", "--message", "--"], "--message needs a value"],
+    [["server", "--port=", "1"], "--port needs a value"],
+    [["server", "--port"], "--port needs a value"],
+    [["--count="], "--count needs a value"],
     [
       ["--count=99999999999999999999"],
       "--count must be an integer from 1 to 10",
@@ -155,20 +198,11 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
 });
 
 Deno.test("parseCommandLine() takes numbers in decimal digits only", () => {
-  const values = [
-    "abc",
-    "-1",
-    "+1",
-    "65536",
-    "1.5",
-    "0x50",
-    "1e3",
-    " 80",
-    "80 ",
-  ];
-  values.push("", "99999999999999999999", "٣", "1_000", "Infinity", "NaN");
+  const values = ["abc", "-1", "+1", "65536", "1.5", "0x50", "1e3", " 80"];
+  values.push("80 ", "99999999999999999999", "٣", "1_000", "Infinity", "NaN");
   for (const value of values) {
-    for (const args of [["--port", value], [`--port=${value}`]]) {
+    const ways = [[`--port=${value}`], ["--port", value], [value]];
+    for (const args of value === "-1" ? ways.slice(0, 1) : ways) {
       assertThrows(
         () => parse("server", ...args),
         UsageError,
@@ -183,16 +217,24 @@ Deno.test("parseCommandLine() takes numbers in decimal digits only", () => {
 });
 
 Deno.test("helpText() has every mode, its command and its options", () => {
-  const url = new URL("../../lessons/01%20x.ts", import.meta.url).href;
-  const text = helpText(url, "Title", MODES);
-  const lines = text.split("\n");
-  assertEquals(lines.slice(0, 3), [
+  const commands = new Map([
+    ["", "deno run --allow-net --allow-run=deno lessons/01_x.ts"],
+    ["server", "deno run --allow-net lessons/01_x.ts server"],
+    ["client", "deno run --allow-net lessons/01_x.ts client"],
+  ]);
+  const lines = helpText({ title: "Title", commands }, MODES).split("\n");
+  assertEquals(lines.slice(0, 5), [
     "Title",
     "",
-    "Usage: deno run [flags] 'lessons/01 x.ts' [demo|server|client] [options]",
+    "Usage: deno run [flags] lessons/01_x.ts [demo|server|client] [options]",
+    "",
+    "demo: ",
   ]);
-  assert(lines.includes("  deno run --allow-net 'lessons/01 x.ts' server"));
+  for (const command of commands.values()) {
+    assert(lines.includes(`  ${command}`));
+  }
   assert(lines.includes("server [PORT]: "));
+  assert(lines.includes("client [HOST] [PORT]: "));
   assert(lines.includes("  --count N                 how many [7]"));
   for (const flag of ["--fast", "--max-frame N", "--host TEXT", "--quiet"]) {
     assert(lines.some((line) => line.startsWith(`  ${flag} `)), flag);
@@ -201,6 +243,6 @@ Deno.test("helpText() has every mode, its command and its options", () => {
 
 Deno.test("parseCommandLine() takes a flag whose name begins with no-", () => {
   const options = { noGate: { default: false, help: "" } };
-  const modes = { demo: { help: "", flags: [], options, run } };
+  const modes = { demo: { help: "", options, run } };
   assertEquals(parseCommandLine(modes, ["--no-gate"]).values, { noGate: true });
 });

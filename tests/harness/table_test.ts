@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { formatBar, formatTable } from "../../lib/harness/table.ts";
+import { formatTable } from "../../lib/harness/table.ts";
 
 Deno.test("formatTable() aligns text left and numbers right", () => {
   assertEquals(
@@ -87,14 +87,4 @@ Deno.test("formatTable() adds rows to a table without a head", () => {
     formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 10 }),
     "second: 1.5\nstate: LAST-ACK\n",
   );
-});
-
-Deno.test("formatBar() draws in proportion, and never too much", () => {
-  assertEquals(formatBar(50, 100, 10), "#####");
-  assertEquals(formatBar(100, 100, 10), "##########");
-  assertEquals(formatBar(1, 100, 10), "#"); // Something is not nothing.
-  assertEquals(formatBar(200, 100, 10), "##########");
-  for (const [value, largest] of [[0, 9], [-1, 9], [NaN, 9], [0, 0], [1, 0]]) {
-    assertEquals(formatBar(value, largest), "");
-  }
 });

@@ -73,17 +73,6 @@ Deno.test("03 answers each question as the kernel does", async () => {
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 
-Deno.test("03 names the flag that is missing", async () => {
-  const all = ["--allow-net", "--allow-ffi", "--unstable-net"];
-  for (const missing of all) {
-    const flags = all.filter((flag) => flag !== missing);
-    const { code, stderr } = await run(LESSON, [], { flags });
-    assertEquals(code, 1);
-    assertMatch(stderr, /^03_addresses: .*\n$/);
-    assert(stderr.includes(missing), stderr);
-  }
-});
-
 Deno.test("03 does not take what it has run out of for an answer", async () => {
   const { stdout } = await run(LESSON, [], {
     wrapper: (command) => [

@@ -59,12 +59,6 @@ Deno.test("04 shows what write() returns and what follows from it", async () => 
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 
-Deno.test("04 names the permission that is missing", async () => {
-  const { code, stdout, stderr } = await run(LESSON, [], { flags: [] });
-  assertEquals([code, stdout], [1, ""]);
-  assertMatch(stderr, /^04_partial_write: .*--allow-net.*\n$/);
-});
-
 Deno.test("04 ends at once on Ctrl+C, although it waits for what is stuck", async () => {
   await using process = new LessonProcess(LESSON, []);
   await process.stdoutHas("Nobody reads.");

@@ -86,7 +86,7 @@ Deno.test("05 refuses what is no number", async () => {
   ) {
     let printed = "";
     assertThrows(
-      () => demo({ args: ["1", text], print: (it) => printed += it }),
+      () => demo({ operands: ["1", text], print: (it) => printed += it }),
       UsageError,
       refusal(text),
     );
@@ -95,18 +95,4 @@ Deno.test("05 refuses what is no number", async () => {
   const { code, stdout, stderr } = await run(LESSON, ["demo", "1", "2x"]);
   assertEquals([code, stdout], [2, ""]);
   assertEquals(stderr, `05_byte_order: ${refusal("2x")}\n`);
-});
-
-Deno.test("05 names the permission that is missing", async () => {
-  const { code, stdout, stderr } = await run(LESSON, [], { flags: [] });
-  assertEquals([code, stdout], [1, ""]);
-  assert(/^05_byte_order: .*--allow-ffi.*\n$/.test(stderr), stderr);
-});
-
-Deno.test("05 reports a full disk, although it is done when it hears of it", async () => {
-  const { code, stderr } = await run(LESSON, [], {
-    wrapper: (command) => ["sh", "-c", '"$@" > /dev/full', "sh", ...command],
-  });
-  const reason = "ENOSPC (No space left on device)";
-  assertEquals([code, stderr], [1, `05_byte_order: write stdout: ${reason}\n`]);
 });

@@ -1,6 +1,13 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { client, server } from "../../lessons/06_udp_echo.ts";
-import { hasProgram, LessonProcess, onTerminal, run } from "../testing.ts";
+import {
+  hasProgram,
+  LessonProcess,
+  onTerminal,
+  replaced,
+  run,
+  startServer,
+} from "../testing.ts";
 
 const LESSON = "06_udp_echo.ts";
 const encode = (text: string) => new TextEncoder().encode(text);
@@ -84,8 +91,7 @@ async function talk(
 }
 
 Deno.test("06 demo: datagrams keep their boundaries", async () => {
-  const args = ["demo", "--script"];
-  const { code, stdout, stderr } = await run(LESSON, args);
+  const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
   const [ready, ...lines] = stdout.trimEnd().split("\n");
   assertMatch(ready, /^listening on 127\.0\.0\.1:\d+$/);
@@ -121,8 +127,8 @@ Deno.test("06 demo: datagrams keep their boundaries", async () => {
   }
 });
 
-Deno.test("06 demo takes lines of standard input, and exits 1 if one failed", async () => {
-  const { code, stdout, stderr } = await run(LESSON, ["--quiet"], {
+Deno.test("06 demo --ask takes lines of standard input, and exits 1 if one failed", async () => {
+  const { code, stdout, stderr } = await run(LESSON, ["--ask", "--quiet"], {
     input: `one\n\n${"x".repeat(65508)}\ntwo words\nq\nnot this\n`,
   });
   assertEquals(
@@ -139,9 +145,8 @@ Deno.test("06 demo takes lines of standard input, and exits 1 if one failed", as
 });
 
 Deno.test("06 server echoes ten datagrams of every size, and ends", async () => {
-  const args = ["server", "--host=127.0.0.1", "--port=0"];
-  await using process = new LessonProcess(LESSON, args);
-  const port = await process.port();
+  const { process, port } = await startServer(LESSON, ["--messages=10"]);
+  await using _ = process;
   using peer = new Peer();
   for (const size of [0, 1, 2, 3, 0, 1024, 1025, 9000, 65506, 65507]) {
     const data = Uint8Array.from({ length: size }, (_, i) => i * 7 + size);
@@ -179,10 +184,11 @@ Deno.test("06 server answers others when one sender is gone", async () => {
 Deno.test("06 server does not answer itself", async () => {
   const { listenDatagram } = Deno;
   let socket: Deno.DatagramConn;
-  Deno.listenDatagram =
-    ((options: never) => socket = listenDatagram(options)) as never;
+  const listen = (options: Deno.UdpListenOptions) =>
+    socket = listenDatagram({ ...options, transport: "udp" });
+  const listening = replaced(Deno, "listenDatagram", listen);
   const received = await withServer({ messages: 1 }, async (port) => {
-    Deno.listenDatagram = listenDatagram;
+    listening[Symbol.dispose]();
     // As if somebody had forged the address of the sender.
     await socket.send(encode("round and round"), socket.addr);
     using peer = new Peer();
@@ -295,9 +301,8 @@ Deno.test("06 client keeps its deadlines although others send", async () => {
 });
 
 Deno.test("06 client sends bytes as they are, up to the largest datagram", async () => {
-  const args = ["server", "--host=127.0.0.1", "--port=0", "--messages=0"];
-  await using process = new LessonProcess(LESSON, [...args, "--quiet"]);
-  const port = await process.port();
+  const { process, port } = await startServer(LESSON, ["--quiet"]);
+  await using _ = process;
   // The tutorial's command line: `client IP PORT`.
   const client = ["client", "127.0.0.1", `${port}`, "--quiet"];
   const noise = Uint8Array.from({ length: 600 }, (_, i) => i % 256)
@@ -410,38 +415,8 @@ Deno.test("06 client compares addresses, not names, and knows what 0.0.0.0 is", 
 Deno.test("06 server PORT, as in the tutorial: one that is taken", async () => {
   using taken = new Peer();
   const args = ["server", `${taken.port}`, "--quiet"];
-  const { code, stderr } = await run(LESSON, args);
-  assertEquals(
-    [code, stderr],
-    [
-      1,
-      `06_udp_echo: bind 0.0.0.0:${taken.port}: ` +
-      "EADDRINUSE (Address already in use)\n",
-    ],
-  );
-});
-
-Deno.test("06 names the flag that is missing", async () => {
-  await Promise.all(["--allow-net", "--unstable-net"].map(async (flag) => {
-    const mode = flag === "--allow-net" ? "server" : "client";
-    const flags = ["--allow-net", "--unstable-net"].filter((it) => it !== flag);
-    const { code, stdout, stderr } = await run(
-      LESSON,
-      [mode, "--quiet"],
-      { flags },
-    );
-    assertEquals([code, stdout], [1, ""]);
-    assertMatch(stderr, /^06_udp_echo: .*\n$/);
-    assert(stderr.includes(flag), stderr);
-  }));
-});
-
-Deno.test("06 demo ends on a signal", async () => {
-  await using demo = new LessonProcess(LESSON, ["demo", "--quiet"]);
-  await demo.type("hello\n");
-  await demo.stdoutHas("recv:hello\n");
-  demo.kill("SIGINT");
-  const { code, stdout, stderr } = await demo.result();
-  assertEquals([code, stderr], [130, ""]);
-  assert(stdout.endsWith("recv:hello\nserver closed\n"), stdout);
+  const { code, stdout, stderr } = await run(LESSON, args);
+  assertEquals([code, stdout], [1, ""]);
+  const message = `06_udp_echo: bind 0.0.0.0:${taken.port}: EADDRINUSE`;
+  assert(stderr.startsWith(`${message} (Address already in use)`), stderr);
 });

@@ -131,14 +131,3 @@ Deno.test("07 shows what it can where the limits are hidden", async () => {
     assertEquals(row.slice(-2), ["unknown", "unknown"]);
   }
 });
-
-Deno.test("07 names the flag that is missing", async () => {
-  const all = ["--allow-net", "--allow-ffi", "--allow-run=cat"];
-  await Promise.all(all.map(async (missing) => {
-    const flags = all.filter((flag) => flag !== missing);
-    const { code, stderr } = await run(LESSON, [], { flags });
-    assertEquals(code, 1);
-    assertMatch(stderr, /^07_socket_options: .*\n$/);
-    assert(stderr.includes(missing.split("=")[0]), stderr);
-  }));
-});

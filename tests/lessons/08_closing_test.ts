@@ -199,20 +199,3 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
     await until(() => !peers.some(isRunning));
   });
 }
-
-Deno.test("08 names the flag that is missing", async () => {
-  const all = ["--allow-net", "--allow-ffi", "--allow-run=deno,cat"];
-  const cases = [
-    ["--allow-net", "--allow-ffi"],
-    ["--allow-net", "--allow-run=deno,cat"],
-    ["--allow-net", "--allow-ffi", "--allow-run=deno"],
-    ["--allow-net", "--allow-ffi", "--allow-run=cat"],
-  ];
-  await Promise.all(cases.map(async (flags) => {
-    const { code, stderr } = await run(LESSON, [], { flags });
-    assertEquals(code, 1, flags.join(" "));
-    assertMatch(stderr, /^08_closing: .*\n$/);
-    const missing = all.find((flag) => !flags.includes(flag))!;
-    assert(stderr.includes(missing.split("=")[0]), stderr);
-  }));
-});

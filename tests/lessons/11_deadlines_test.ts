@@ -1,14 +1,9 @@
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import {
-  ask,
-  connectWithDeadline,
-  readWithDeadline,
-  writeFullWithDeadline,
-} from "../../lessons/11_deadlines.ts";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { ask } from "../../lessons/11_deadlines.ts";
 import {
   descendants,
+  isRunning,
   LessonProcess,
-  replaced,
   run,
   until,
 } from "../testing.ts";
@@ -24,15 +19,6 @@ function table(stdout: string, head: RegExp): string[][] {
   const start = lines.findIndex((line) => head.test(line));
   const end = lines.indexOf("", start);
   return lines.slice(start + 1, end).map((row) => row.trim().split(/ {2,}/));
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** How many lines of the text match. */
@@ -206,41 +192,6 @@ Deno.test("11 ask() gives up in time although other answers come", async () => {
   for (const it of [server, socket]) it.close();
 });
 
-Deno.test("11 deadlines close what they gave up, though it is closed already", async () => {
-  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  using conn = await Deno.connect({ port: listener.addr.port });
-  using peer = await listener.accept();
-  const waiting = [
-    readWithDeadline(conn, new Uint8Array(1), 20),
-    writeFullWithDeadline(conn, new Uint8Array(1 << 26), 20),
-  ].map((it) => it.then(() => "in time", (error) => error.name));
-  const names = await Promise.all(waiting);
-  assertEquals(names[0], "TimedOut");
-  assert(["TimedOut", "Interrupted"].includes(names[1]), names[1]);
-  // The peer sees an end, after what had been accepted.
-  const buffer = new Uint8Array(1 << 20);
-  while (await peer.read(buffer).catch(() => null) !== null);
-});
-
-Deno.test("11 deadlines: what is in time is as without them", async () => {
-  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  const address = { hostname: LOOPBACK, port: listener.addr.port };
-  using conn = await connectWithDeadline(address, LONG);
-  using peer = await listener.accept();
-  assertEquals(
-    await writeFullWithDeadline(conn, new Uint8Array([1, 2]), LONG),
-    2,
-  );
-  assertEquals(await readWithDeadline(peer, new Uint8Array(9), LONG), 2);
-  await conn.closeWrite();
-  assertEquals(await readWithDeadline(peer, new Uint8Array(9), LONG), null);
-  listener.close();
-  await assertRejects(
-    () => connectWithDeadline(address, LONG),
-    Deno.errors.ConnectionRefused,
-  );
-});
-
 Deno.test("11 demo ends on a signal, and leaves no process behind", async () => {
   await using process = new LessonProcess(LESSON, [
     "--loss=100",
@@ -253,34 +204,5 @@ Deno.test("11 demo ends on a signal, and leaves no process behind", async () => 
   process.kill("SIGTERM");
   const { code, stderr } = await process.result();
   assertEquals([code, stderr], [143, ""]);
-  for (const pid of children) await until(() => !exists(`/proc/${pid}`));
-});
-
-Deno.test("11 names the flag that is missing", async () => {
-  const flags = ["--allow-net", "--allow-run=deno"];
-  await Promise.all(["demo", "server"].map(async (mode) => {
-    const { code, stdout, stderr } = await run(LESSON, [mode], { flags });
-    assertEquals([code, stdout], [1, ""]);
-    assertMatch(stderr, /^11_deadlines: .* --unstable-net flag\n$/);
-  }));
-});
-
-Deno.test("11 connectWithDeadline() closes what it is too late for", async () => {
-  let isClosed = false;
-  const conn = { [Symbol.dispose]: () => isClosed = true };
-  const connecting = Promise.withResolvers<typeof conn>();
-  // Connected when it is told to give up: then it does not listen any more.
-  using _ = replaced(Deno, "connect", ({ signal }: Deno.ConnectOptions) => {
-    const late = () => setTimeout(() => connecting.resolve(conn));
-    signal!.addEventListener("abort", late);
-    return connecting.promise;
-  });
-  const address = { hostname: "127.0.0.1", port: 1 };
-  await assertRejects(
-    () => connectWithDeadline(address, 1),
-    Deno.errors.TimedOut,
-  );
-  await connecting.promise;
-  await null;
-  assert(isClosed);
+  for (const pid of children) await until(() => !isRunning(pid));
 });

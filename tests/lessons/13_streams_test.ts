@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import {
   descendants,
+  kernelRow,
   LessonProcess,
-  portInHex,
   run,
   tableBehind,
   until,
@@ -12,13 +12,9 @@ const LESSON = "13_streams.ts";
 const MIB = 1024 * 1024;
 const CHUNK = 64 * 1024;
 
-/** The state that the kernel has for a connection's own end: "08", or none. */
-function kernelState({ localAddr, remoteAddr }: Deno.TcpConn) {
-  const [own, other] = [localAddr, remoteAddr].map((it) => portInHex(it.port));
-  const ends = `:${own} \\w+:${other}`;
-  const table = Deno.readTextFileSync("/proc/net/tcp");
-  return table.match(new RegExp(`${ends} (\\w\\w)`))?.[1];
-}
+/** The state that the kernel has for a connection's own end, if it has one. */
+const kernelState = ({ localAddr, remoteAddr }: Deno.TcpConn) =>
+  kernelRow(localAddr.port, remoteAddr.port)?.state;
 
 /** What becomes of a server's end when its client has sent bytes and a FIN. */
 async function afterFin(use: (conn: Deno.TcpConn) => Promise<void>) {
@@ -29,9 +25,8 @@ async function afterFin(use: (conn: Deno.TcpConn) => Promise<void>) {
   await client.write(new Uint8Array(5));
   await client.closeWrite();
   await use(conn);
-  const [CLOSE_WAIT, LAST_ACK] = ["08", "09"];
-  await until(() => kernelState(conn) !== LAST_ACK);
-  return kernelState(conn) === CLOSE_WAIT ? "CLOSE-WAIT" : "closed";
+  await until(() => kernelState(conn) !== "LAST-ACK");
+  return kernelState(conn) === "CLOSE-WAIT" ? "CLOSE-WAIT" : "closed";
 }
 
 Deno.test("13 shows what each form does to a connection, as the kernel says", async () => {
@@ -73,6 +68,11 @@ Deno.test("13 shows what each form does to a connection, as the kernel says", as
     ] as const).map(([name, state]) => [name, state, answers[state]]),
   );
 
+  assertEquals(tableBehind(stdout, "The same through a proxy."), [
+    ["pipeTo, both ways", "end of stream"],
+    ["forward", "1 byte"],
+  ]);
+
   assertEquals(tableBehind(stdout, "A client sends a RST."), [
     ["echoByPipeTo(conn)", "0", "1"],
     ["echoByPipeTo(conn).catch(() => {})", "20", "0"],
@@ -101,7 +101,14 @@ Deno.test("13 shows what each form does to a connection, as the kernel says", as
   }
 
   const uses = tableBehind(stdout, "When to use which:").map(([, use]) => use);
-  assert(uses.includes("openReadable, pipeTo, preventClose"), String(uses));
+  for (
+    const use of [
+      "openReadable, pipeTo, preventClose",
+      "forward (lib/forward.ts)",
+    ]
+  ) {
+    assert(uses.includes(use), String(uses));
+  }
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 

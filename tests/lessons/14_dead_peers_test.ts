@@ -1,12 +1,19 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { heartbeat } from "../../lessons/14_dead_peers.ts";
-import { connectPair } from "../../lib/tcp_pair.ts";
-import { descendants, LessonProcess, tableBehind, until } from "../testing.ts";
+import { connectPair } from "../../lib/lab/tcp_pair.ts";
+import {
+  descendants,
+  type KernelRow,
+  kernelRows,
+  LessonProcess,
+  tableBehind,
+  until,
+} from "../testing.ts";
 
 const LESSON = "14_dead_peers.ts";
 
 /** The kernel's rows of a process's TCP sockets: their states and timers. */
-function rowsOf(pid: number): { state: string; timer: string }[] {
+function rowsOf(pid: number): KernelRow[] {
   const inodes = new Set<string>();
   try {
     for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
@@ -16,21 +23,18 @@ function rowsOf(pid: number): { state: string; timer: string }[] {
   } catch {
     // A process that has ended, or a descriptor that is closed: just now.
   }
-  const rows = Deno.readTextFileSync("/proc/net/tcp").trim().split("\n");
-  return rows.slice(1).map((row) => row.trim().split(/\s+/))
-    .filter((fields) => inodes.has(fields[9]))
-    .map((fields) => ({ state: fields[3], timer: fields[5].slice(0, 2) }));
+  return kernelRows().filter(({ inode }) => inodes.has(inode));
 }
 
 Deno.test("14 demo shows who notices that a peer is dead, and who does not", async () => {
   await using process = new LessonProcess(LESSON, []);
   // Meanwhile the kernel itself says that such timers run, on sockets that are
-  // ESTABLISHED (01) all the while: keepalive (02) and retransmission (01).
-  const runs = (timer: string) =>
+  // ESTABLISHED all the while.
+  const runs = (timer: KernelRow["timer"]) =>
     [process.pid, ...descendants(process.pid)].flatMap(rowsOf)
-      .some((row) => row.state === "01" && row.timer === timer);
-  await until(() => runs("02"));
-  await until(() => runs("01"));
+      .some((row) => row.state === "ESTABLISHED" && row.timer === timer);
+  await until(() => runs("keepalive"));
+  await until(() => runs("on"));
   const { code, stdout, stderr } = await process.result();
   assertEquals([code, stderr], [0, ""]);
 
@@ -81,10 +85,12 @@ Deno.test("14 heartbeat() finds a peer whose queue is full", async () => {
   const writing = (async () => {
     for (;;) written += await pair.client.write(new Uint8Array(1 << 20));
   })().catch(() => {});
-  for (let before = -1; before !== written;) { // Until nothing moves.
+  let [before, looks] = [-1, 0];
+  await until(() => { // Nothing moves, ten times that one looks.
+    looks = written === before ? looks + 1 : 0;
     before = written;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+    return looks === 10;
+  });
   await assertRejects(() => heartbeat(pair.client, 50), Deno.errors.TimedOut);
   pair.server.close(); // In Deno 2.8 a write goes on when its side is closed.
   await writing;

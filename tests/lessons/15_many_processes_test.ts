@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { exchange, readAll, writeAll } from "../peers.ts";
 import {
   descendants,
+  fakeProgram,
   isFree,
   isRunning,
   LessonProcess,
@@ -11,10 +13,17 @@ import {
 
 const LESSON = "15_many_processes.ts";
 const LOOPBACK = "127.0.0.1";
+const LISTEN = [`--host=${LOOPBACK}`, "--port=0"];
 
-/** Starts the lesson's server on a free port. */
+/** Starts one process of the lesson's, on a free port. */
 const startServer = (...args: string[]) =>
   startServerOf(LESSON, ["--quiet", ...args]);
+
+/** Starts the supervisor of two, on a free port. */
+async function startSupervisor(...args: string[]) {
+  const process = new LessonProcess(LESSON, ["supervisor", ...LISTEN, ...args]);
+  return { process, port: await process.port() };
+}
 
 /** A client, and the number of the process that answers it. */
 async function connect(port: number) {
@@ -39,8 +48,9 @@ async function connectToAll(port: number, processes: number) {
   return clients;
 }
 
-Deno.test("15 demo: the kernel deals out, and one process crashes", async () => {
-  const { code, stdout, stderr } = await run(LESSON, []);
+/** Runs the demo, and looks whether it shows what it should. */
+async function checkDemo(env: Record<string, string> = {}) {
+  const { code, stdout, stderr } = await run(LESSON, [], { env });
   assertEquals([code, stderr], [0, ""]);
   const [first, second] = stdout.split("\n");
   assertMatch(first, /^listening on 127\.0\.0\.1:\d+$/);
@@ -48,16 +58,67 @@ Deno.test("15 demo: the kernel deals out, and one process crashes", async () => 
   assertMatch(stdout, /^without reusePort: EADDRINUSE$/m);
   const all = stdout.slice(stdout.indexOf("\nprocess ")).split("\n").slice(2, 4)
     .map((row) => row.split(/ {2,}/));
-  const [crashed, other] = all;
-  assertEquals(crashed.slice(2), ["ECONNRESET", "0"]);
+  const [killed, other] = all;
+  assertEquals(killed.slice(2), ["ECONNRESET", "0"]);
   assertEquals(other.slice(2), ["answered", "40"]);
-  assert(crashed[0] !== other[0]);
-  assertEquals(Number(crashed[1]) + Number(other[1]), 40);
-  for (const [pid] of all) assert(!isRunning(Number(pid)));
+  assert(killed[0] !== other[0]);
+  assertEquals(Number(killed[1]) + Number(other[1]), 40);
+  for (const [pid] of all) await until(() => !isRunning(Number(pid)));
+}
+
+Deno.test("15 demo: the kernel deals out, and one process is killed", async () => {
+  await checkDemo();
 });
 
-Deno.test("15 server starts one again that was killed, and nobody else notices", async () => {
+Deno.test("15 demo kills the server itself where deno is a launcher", async () => {
+  // `sh` itself would say that it was killed.
+  const script = 'exec 3<&0; deno "$@" <&3 & exec 2>/dev/null; wait $!';
+  await using launcher = await fakeProgram("deno", script);
+  await checkDemo(launcher.env);
+});
+
+Deno.test("15 demo gives up where nobody listens any more", async () => {
+  await using fake = await fakeProgram(
+    "deno",
+    "echo listening on 127.0.0.1:1; cat > /dev/null",
+  );
+  const { code, stderr } = await run(LESSON, [], { env: fake.env });
+  assertEquals(code, 1);
+  assertMatch(stderr, /^15_many_processes: connect: ECONNREFUSED \(.+\)\n$/);
+});
+
+Deno.test("15 server answers each line with its own bytes", async () => {
   const { process, port } = await startServer();
+  await using _ = process;
+  using conn = await Deno.connect({ hostname: LOOPBACK, port });
+  const lines = new Uint8Array([0x63, 0x61, 0x66, 0xe9, 10, 10, 0, 0xff]);
+  await writeAll(conn, lines);
+  await conn.closeWrite();
+  const answers = new TextDecoder("latin1").decode(await readAll(conn));
+  const { pid } = process;
+  assertEquals(answers, `${pid}: caf\xe9\n${pid}: \n${pid}: \0\xff`);
+});
+
+Deno.test("15 server ends a client whose line is too long, and no other", async () => {
+  const { process, port } = await startServer();
+  await using _ = process;
+  const other = await connect(port);
+  const longest = `${"x".repeat(64 * 1024 - 1)}\n`;
+  assertEquals(await exchange(port, longest), `${process.pid}: ${longest}`);
+  using endless = await Deno.connect({ hostname: LOOPBACK, port });
+  const zeros = new Uint8Array(1024 * 1024);
+  const writing = (async () => {
+    while (true) await endless.write(zeros);
+  })();
+  // Its process ends the connection, and has not read all of it.
+  const ended = await writing.catch((error) => error.code);
+  assert(["ECONNRESET", "EPIPE"].includes(ended), ended);
+  assertEquals(await other.ask(), process.pid);
+  other.conn.close();
+});
+
+Deno.test("15 supervisor starts one again that was killed, and nobody else notices", async () => {
+  const { process, port } = await startSupervisor("--quiet");
   await using _ = process;
   const clients = await connectToAll(port, 2);
   const [{ pid: killed }] = clients;
@@ -83,8 +144,8 @@ Deno.test("15 server starts one again that was killed, and nobody else notices",
   for (const pid of pids) assert(!isRunning(pid));
 });
 
-Deno.test("15 server starts one again that was killed before it listened", async () => {
-  const args = ["server", "--host=127.0.0.1", "--port=0", "--quiet"];
+Deno.test("15 supervisor starts one again that was killed before it listened", async () => {
+  const args = ["supervisor", ...LISTEN, "--quiet"];
   await using process = new LessonProcess(LESSON, args);
   let first: number | undefined;
   await until(() => (first = descendants(process.pid)[0]) !== undefined);
@@ -98,8 +159,8 @@ Deno.test("15 server starts one again that was killed before it listened", async
   for (const { conn } of clients) conn.close();
 });
 
-Deno.test("15 server leaves no process behind when it is killed", async () => {
-  const { process } = await startServer();
+Deno.test("15 supervisor leaves no process behind when it is killed", async () => {
+  const { process } = await startSupervisor("--quiet");
   await using _ = process;
   const pids = descendants(process.pid);
   assert(pids.length >= 2);
@@ -109,10 +170,10 @@ Deno.test("15 server leaves no process behind when it is killed", async () => {
 });
 
 Deno.test("15 server shares its port with one like it, and with nobody else", async () => {
-  const first = await startServer("--processes=1");
+  const first = await startServer();
   await using _first = first.process;
   const { port } = first;
-  const second = await startServer("--processes=1", `--port=${port}`);
+  const second = await startServer(`--port=${port}`);
   await using _second = second.process;
   const clients = await connectToAll(port, 2);
   assertEquals(
@@ -123,23 +184,29 @@ Deno.test("15 server shares its port with one like it, and with nobody else", as
 
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const taken = listener.addr.port;
-  const args = ["server", "--host=127.0.0.1", `--port=${taken}`, "--quiet"];
-  const [busy, unstable] = await Promise.all([
-    run(LESSON, args),
-    run(LESSON, args, { flags: ["--allow-net", "--allow-run=deno"] }),
-  ]);
-  assertEquals([busy.code, busy.stdout], [1, ""]);
   const inUse = "EADDRINUSE (Address already in use)";
-  assertEquals(
-    busy.stderr,
-    `15_many_processes: listen 127.0.0.1:${taken}: ${inUse}\n`,
-  );
-  assertEquals([unstable.code, unstable.stdout], [1, ""]);
-  assertMatch(unstable.stderr, /^15_many_processes: .*--unstable-net flag\n$/);
+  for (const mode of ["server", "supervisor"]) {
+    const args = [mode, `--host=${LOOPBACK}`, `--port=${taken}`, "--quiet"];
+    const flags = ["--allow-net", "--allow-run=deno"];
+    const [busy, unstable] = await Promise.all([
+      run(LESSON, args),
+      run(LESSON, args, { flags }),
+    ]);
+    assertEquals([busy.code, busy.stdout], [1, ""]);
+    assertEquals(
+      busy.stderr,
+      `15_many_processes: listen 127.0.0.1:${taken}: ${inUse}\n`,
+    );
+    assertEquals([unstable.code, unstable.stdout], [1, ""]);
+    assertMatch(
+      unstable.stderr,
+      /^15_many_processes: .*--unstable-net flag\n$/,
+    );
+  }
 });
 
-Deno.test("15 server ends when all its processes were told to", async () => {
-  const { process } = await startServer();
+Deno.test("15 supervisor ends when all its processes were told to", async () => {
+  const { process } = await startSupervisor("--quiet");
   await using _ = process;
   for (const pid of descendants(process.pid)) Deno.kill(pid, "SIGTERM");
   const { code, stdout, stderr } = await process.result();
@@ -147,8 +214,8 @@ Deno.test("15 server ends when all its processes were told to", async () => {
   assertMatch(stdout, /^listening on \S+\nserver closed\n$/);
 });
 
-Deno.test("15 server shows what its processes do", async () => {
-  const { process, port } = await startServerOf(LESSON, []);
+Deno.test("15 supervisor shows what its processes do", async () => {
+  const { process, port } = await startSupervisor();
   await using _ = process;
   const { conn } = await connect(port);
   conn.close();

@@ -1,12 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import {
-  htonl,
-  htons,
-  inetNtop,
-  inetPton,
-  ntohl,
-  ntohs,
-} from "../../lib/byte_order.ts";
+import { htonl, htons, inetNtop, inetPton } from "../../lib/byte_order.ts";
 
 const memory16 = (n: number) => new Uint8Array(new Uint16Array([n]).buffer);
 const memory32 = (n: number) => new Uint8Array(new Uint32Array([n]).buffer);
@@ -14,7 +7,8 @@ const memory32 = (n: number) => new Uint8Array(new Uint32Array([n]).buffer);
 Deno.test("htons() puts the most significant byte first in memory", () => {
   for (const n of [0, 1, 0x00ff, 0x0100, 9527, 0x7fff, 0x8000, 0xffff]) {
     assertEquals([...memory16(htons(n))], [n >> 8, n & 255]);
-    assertEquals(ntohs(htons(n)), n);
+    // Back again, as ntohs(3) does it.
+    assertEquals(new DataView(memory16(htons(n)).buffer).getUint16(0), n);
   }
 });
 
@@ -22,22 +16,18 @@ Deno.test("htonl() puts the most significant byte first, and stays unsigned", ()
   for (const n of [0, 1, 0x12345678, 0x7f000001, 0x80000000, 0xffffffff]) {
     const bytes = [24, 16, 8, 0].map((shift) => (n >>> shift) & 255);
     assertEquals([...memory32(htonl(n))], bytes);
-    assertEquals(ntohl(htonl(n)), n);
+    assertEquals(new DataView(memory32(htonl(n)).buffer).getUint32(0), n);
   }
   assertEquals(htonl(0xffffffff), 4294967295);
 });
 
-Deno.test("htons() and the others refuse what is no such number", () => {
+Deno.test("htons() and htonl() refuse what is no such number", () => {
   const bad = [-1, 1.5, NaN, Infinity, -0.5];
-  for (const f of [htons, ntohs]) {
-    for (const n of [...bad, 65536]) {
-      assertThrows(() => f(n), RangeError, `${n}`);
-    }
+  for (const n of [...bad, 2 ** 16]) {
+    assertThrows(() => htons(n), RangeError, `${n}`);
   }
-  for (const f of [htonl, ntohl]) {
-    for (const n of [...bad, 2 ** 32]) {
-      assertThrows(() => f(n), RangeError, `${n}`);
-    }
+  for (const n of [...bad, 2 ** 32]) {
+    assertThrows(() => htonl(n), RangeError, `${n}`);
   }
   assertThrows(() => htons("80" as never), RangeError);
 });

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
+  readExactly,
   readFull,
   UnexpectedEofError,
   writeFull,
@@ -109,6 +110,43 @@ Deno.test("readFull() refuses impossible counts", async () => {
     () => readFull(fakeReader([3, 5]), new Uint8Array(7)),
     RangeError,
     "Reader returned 5: expected an integer from 0 to 4",
+  );
+});
+
+Deno.test("readExactly() fills the buffer, as readFull() does", async () => {
+  const reader = fakeReader([1, 0, 4, 2]);
+  const buffer = new Uint8Array(7);
+  assert(await readExactly(reader, buffer) === buffer);
+  assertEquals(buffer, DATA);
+  const unread = fakeReader([null]);
+  assertEquals(await readExactly(unread, new Uint8Array()), new Uint8Array());
+  assertEquals(unread.calls, []);
+});
+
+Deno.test("readExactly() takes an end for an error, wherever it comes", async () => {
+  const cases: [(number | null)[], number[]][] = [
+    [[null], []],
+    [[0, null], []],
+    [[2, 1, null], [1, 2, 3]],
+  ];
+  for (const [counts, partial] of cases) {
+    const error = await assertRejects(
+      () => readExactly(fakeReader(counts), new Uint8Array(7)),
+      UnexpectedEofError,
+      `Unexpected end of stream: read ${partial.length} of 7 bytes`,
+    );
+    assertEquals([...error.partial], partial);
+    assertEquals(error.expected, 7);
+  }
+});
+
+Deno.test("readExactly() passes on what readFull() throws", async () => {
+  const error = new Error("k");
+  const read = () => readExactly(fakeReader([1, error]), new Uint8Array(7));
+  assertEquals(await assertRejects(read), error);
+  await assertRejects(
+    () => readExactly(fakeReader([8]), new Uint8Array(7)),
+    RangeError,
   );
 });
 

@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { afterReads } from "../../lib/after_reads.ts";
 import { IdleTimer } from "../../lib/idle_timer.ts";
 import { replaced } from "../testing.ts";
 
@@ -21,31 +22,65 @@ Deno.test("IdleTimer calls once, when nothing has happened for so long", async (
   });
   while (calls === 0) await pause(10);
   assert(elapsed >= 50, `${elapsed} ms`);
-  await pause(200);
-  assertEquals(calls, 1);
 });
 
+/** A clock that stands still, unless it is told how much time goes by. */
+function fakeClock() {
+  let now = 0;
+  let timers: { at: number; call: () => void }[] = [];
+  const using = [
+    replaced(performance, "now", () => now),
+    replaced(globalThis, "setTimeout", (call: () => void, wait: number) => {
+      timers.push({ at: now + wait, call });
+      return timers.at(-1);
+    }),
+    replaced(globalThis, "clearTimeout", (timer: unknown) => {
+      timers = timers.filter((it) => it !== timer);
+    }),
+  ];
+  return {
+    /** Calls what is due, and waits for the second look. */
+    async advance(milliseconds: number) {
+      now += milliseconds;
+      const due = timers.filter(({ at }) => at <= now);
+      timers = timers.filter(({ at }) => at > now);
+      for (const { call } of due) call();
+      await new Promise<void>((resolve) => afterReads(resolve));
+    },
+    [Symbol.dispose]() {
+      for (const it of using) it[Symbol.dispose]();
+    },
+  };
+}
+
 Deno.test("IdleTimer begins anew with reset(), and pause() stops the time", async () => {
+  using clock = fakeClock();
   let calls = 0;
   using idle = new IdleTimer(200, () => calls++);
   for (let i = 0; i < 15; i++) {
+    await clock.advance(150);
     idle.reset();
-    await pause(30);
   }
   assertEquals(calls, 0);
   idle.pause();
-  await pause(400);
+  await clock.advance(1000);
   assertEquals(calls, 0);
   idle.reset();
-  while (calls === 0) await pause(10);
+  await clock.advance(199);
+  assertEquals(calls, 0);
+  await clock.advance(200); // It looks again when it was called too soon.
+  assertEquals(calls, 1);
+  await clock.advance(1000);
+  assertEquals(calls, 1);
 });
 
 Deno.test("IdleTimer never calls for 0 ms, nor when it is disposed of", async () => {
+  using clock = fakeClock();
   const calls: string[] = [];
   using _never = new IdleTimer(0, () => calls.push("never"));
   const disposed = new IdleTimer(10, () => calls.push("disposed"));
   disposed[Symbol.dispose]();
-  await pause(150);
+  await clock.advance(1000);
   assertEquals(calls, []);
 });
 

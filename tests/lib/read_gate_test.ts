@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers";
 import { assert, assertEquals } from "@std/assert";
-import { jainsIndex } from "../../lib/load.ts";
+import { jainsIndex } from "../../lib/lab/load.ts";
 import { ReadGate } from "../../lib/read_gate.ts";
 
 /** So many in one turn are a crowd: as lib/read_gate.ts has it. */
@@ -210,6 +210,21 @@ Deno.test("ReadGate opens again when the crowd is gone", async () => {
       assertEquals(gate.pass(who("0")), undefined);
       await settle();
     }
+  });
+});
+
+Deno.test("ReadGate.letAllGo() lets everybody go, in order, and is open", async () => {
+  await withTicks(async ({ isRunning }) => {
+    const gate = new ReadGate();
+    const gone: string[] = [];
+    const all = names(2 * CROWD);
+    await come(gate, all, gone);
+    assert(isRunning() && gone.length < all.length);
+    gate.letAllGo();
+    await settle();
+    assertEquals(gone, all);
+    assert(!isRunning());
+    assertEquals(gate.pass(who("later")), undefined);
   });
 });
 

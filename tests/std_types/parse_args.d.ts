@@ -3,6 +3,7 @@ export function parseArgs(
   args: string[],
   options?: {
     string?: string[];
+    "--"?: boolean;
     boolean?: string[];
     alias?: Record<string, string>;
     unknown?: (arg: string, key?: string, value?: unknown) => unknown;

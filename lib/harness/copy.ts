@@ -1,0 +1,241 @@
+/**
+ * @title Copies a lesson's program, or modules of lib, into one file
+ * @run deno run --allow-read --allow-write --allow-env=INIT_CWD lib/harness/copy.ts
+ *
+ * Each module stands whole in the copy, above those that import it, and the
+ * program stands below them all. So code that is added at the end, or between
+ * functions of the program, finds all that it uses.
+ *
+ * @module
+ */
+
+import { encode } from "../encode.ts";
+import { writeFull } from "../full_io.ts";
+import { UsageError } from "./command_line.ts";
+import { runLesson } from "./run_lesson.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+const ORIGIN = "Linux sockets in Deno";
+
+// The patterns rely on `deno fmt`: what stands at the left edge is a declaration.
+const HEADER = /^\/\*\*[^]*?\*\/\n\n?/;
+const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
+const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
+const EXPORT =
+  /^export (?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
+/** From the demo on, with its comment, a lesson is about itself. */
+const DEMO =
+  /^(?:\/\*\*(?:(?!\*\/)[^])*\*\/\n)?export (?:async )?function demo\b[^]*/m;
+
+const read = (path: string) => Deno.readTextFileSync(new URL(path, ROOT));
+const isLesson = (path: string) => path.startsWith("lessons/");
+const fileNameOf = (path: string) => path.slice(path.lastIndexOf("/") + 1);
+
+/**
+ * Makes one file of modules, and of those that they import.
+ *
+ * @param paths Modules of the repository, one lesson among them at most.
+ * @param fileName The name of the file, without its folder.
+ * @returns Its text.
+ * @throws {UsageError} If a lesson has no program that could be copied.
+ *
+ * @example
+ * ```ts
+ * import { assertStringIncludes } from "@std/assert";
+ *
+ * const text = copyOf(["lib/lines.ts"], "lines.ts");
+ * assertStringIncludes(text, "export async function readFull");
+ * ```
+ */
+export function copyOf(paths: string[], fileName: string): string {
+  const outside = new Map<string, Set<string>>();
+  const parts = new Map<string, string>();
+  const take = (path: string) => {
+    if (parts.has(path)) return;
+    const text = read(path).replace(DEMO, "");
+    const code = text.replace(HEADER, "").replaceAll(IMPORT, "");
+    for (const [, list = "", from = ""] of text.matchAll(IMPORT)) {
+      // A lesson's demo is left out, and with it what only the demo uses.
+      const names = list.split(",").map((it) => it.trim())
+        .filter((it) =>
+          it && RegExp(`\\b${it.replace("type ", "")}\\b`).test(code)
+        );
+      if (names.length > 0 && from.startsWith(".")) {
+        take(new URL(from, new URL(path, ROOT)).href.slice(ROOT.href.length));
+      } else if (names.length > 0) {
+        const known = outside.get(from) ?? new Set<string>();
+        outside.set(from, known.union(new Set(names)));
+      }
+    }
+    const about = isLesson(path) ? "" : text.match(HEADER)![0]
+      .replaceAll(/^\/\*\*\n|^ \*\n \* @[^]*/gm, "")
+      .replaceAll(/^ \*/gm, "//").trimEnd();
+    const body = code.replaceAll(EXAMPLE, "").trim();
+    parts.set(path, `${`// ${path}\n${about}`.trim()}\n\n${body}\n`);
+  };
+  paths.forEach(take);
+
+  const imports = Array.from(
+    outside,
+    ([from, names]) => `import { ${[...names].join(", ")} } from "${from}";`,
+  );
+  const { usage, start } = usageOf(paths, fileName);
+  const notes = [
+    `// ${paths.join(", ")} of ${ORIGIN}, in one file.`,
+    `// Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`,
+    `// ${usage}`,
+  ];
+  return [...notes, ...imports, "", ...parts.values(), start].join("\n")
+    .trim() + "\n";
+}
+
+/** How a copy is used, and the lines that start its program. */
+function usageOf(paths: string[], fileName: string) {
+  const lesson = paths.find(isLesson);
+  if (lesson === undefined) {
+    const exported = paths.flatMap((path) => [...read(path).matchAll(EXPORT)])
+      .map(([, kind, name]) => /^[it]/.test(kind!) ? `type ${name}` : name);
+    const usage = exported.length > 0
+      ? `import { ${exported.join(", ")} } from "./${fileName}";`
+      : `deno run --preload=${fileName} --allow-net any_program.ts`;
+    return { usage, start: "" };
+  }
+  const text = read(lesson);
+  const program = text.replace(DEMO, "");
+  const functions = program.matchAll(
+    /^export async function (server|client)\([^]*?^\}/gm,
+  );
+  const modes = new Map(Array.from(functions, ([all, name]) => [name, all]));
+  if (modes.size === 0) throw noProgram(lesson, text);
+  const [, flags] = text.match(/^ \* @run deno run (.+) \S+ server$/m)!;
+  const words = [...modes.keys()].join("|");
+  const usage = `deno run ${flags} ${fileName} [${words}] [PORT] [HOST]`;
+  const calls = Array.from(modes, ([name, text]) => {
+    const call = `if (mode === "${name}")`;
+    if (!/^ {2}signal = /m.test(text!)) {
+      return `${call} await ${name}(address);`;
+    }
+    return `${call} {
+    const stop = new AbortController();
+    Deno.addSignalListener("SIGINT", () => stop.abort());
+    Deno.addSignalListener("SIGTERM", () => stop.abort());
+    await ${name}({ ...address, signal: stop.signal });
+  }`;
+  });
+  const start = `if (import.meta.main) {
+  const [mode = "server", port = "9527", hostname] = Deno.args;
+  const address = { port: Number(port), ...(hostname && { hostname }) };
+  if (!/^(${words})$/.test(mode)) throw new Error(\`No such mode: \${mode}\`);
+  ${calls.join("\n  ")}
+}
+`;
+  return { usage, start };
+}
+
+/** An experiment has none: what it shows stands in lib. */
+function noProgram(lesson: string, text: string): UsageError {
+  const shown = Array.from(text.matchAll(IMPORT), ([, , from]) => from!)
+    .filter((from) => !from.includes("/harness/"))
+    .map((from) => fileNameOf(from).replace(".ts", ""));
+  const name = fileNameOf(lesson).replace(".ts", "");
+  return new UsageError(
+    `${name} is an experiment, and has no program to copy; it shows these ` +
+      `modules, which can be copied: ${shown.join(", ")}`,
+  );
+}
+
+/**
+ * Finds a lesson, or a module of lib, by what people call it.
+ *
+ * @param name Its file; folder, number and `.ts` may be left out.
+ * @returns Its path in the repository.
+ * @throws {UsageError} If there is none.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(findSource("tcp_echo"), "lessons/02_tcp_echo.ts");
+ * assertEquals(findSource("full_io"), "lib/full_io.ts");
+ * ```
+ */
+export function findSource(name: string): string {
+  const wanted = fileNameOf(name).replace(/\.ts$/, "");
+  const paths = ["lessons", "lib", "lib/lab"].flatMap((folder) =>
+    Array.from(Deno.readDirSync(new URL(folder, ROOT)), (it) => it.name)
+      .filter((file) => file.endsWith(".ts")).toSorted()
+      .map((file) => `${folder}/${file}`)
+  ).concat("lib/trace/trace.ts");
+  const found = paths.find((path) => path.endsWith(`/${wanted}.ts`)) ??
+    paths.find((path) => {
+      const [, number, title] = path.match(/(\d+)_(\w+)\.ts$/) ?? [];
+      return wanted === number || wanted === title;
+    });
+  if (found !== undefined) return found;
+  const names = paths.map((path) => fileNameOf(path).replace(".ts", ""));
+  throw new UsageError(
+    `no lesson or module ${JSON.stringify(name)}, there are ${
+      names.join(", ")
+    }`,
+  );
+}
+
+/** Where a copy goes: a file, or a folder, as cp(1) understands it. */
+function fileFor(paths: string[], out: string): string {
+  const from = Deno.env.get("INIT_CWD") ?? Deno.cwd(); // `deno task` moves.
+  const path = out.startsWith("/") ? out : `${from}/${out}`;
+  const isFolder = (path: string) => {
+    try {
+      return Deno.statSync(path).isDirectory;
+    } catch {
+      return false; // It is not there yet.
+    }
+  };
+  const file = isFolder(path) ? `${path}/${fileNameOf(paths[0]!)}` : path;
+  if (!/\.[cm]?ts$/.test(file)) { // Deno goes by the name.
+    throw new UsageError(`${JSON.stringify(out)} does not end in .ts`);
+  }
+  return file;
+}
+
+if (import.meta.main) {
+  const force = { default: false, help: "write over a file that exists" };
+
+  await runLesson(import.meta.url, {
+    copy: {
+      help: "a lesson and modules of lib, with commas, or trace; and where to",
+      options: { force },
+      operands: "NAME[,NAME...] [OUT]",
+      async run(
+        { operands: [names = "", out, ...more], force, output, print },
+      ) {
+        if (names === "") throw new UsageError("which lesson, or module?");
+        if (more.length > 0) {
+          throw new UsageError(
+            `unexpected argument ${JSON.stringify(more[0])}`,
+          );
+        }
+        const paths = names.split(",").map(findSource);
+        if (paths.filter(isLesson).length > 1) {
+          throw new UsageError("two lessons make no one program");
+        }
+        if (out === undefined) {
+          const text = copyOf(paths, fileNameOf(paths[0]!));
+          return void await writeFull(output, encode(text));
+        }
+        const file = fileFor(paths, out);
+        const text = copyOf(paths, fileNameOf(file));
+        // A new file: what has this name may be a link to something else.
+        if (force) await Deno.remove(file).catch(() => {});
+        await Deno.writeTextFile(file, text, { createNew: true });
+        const [, , usage = ""] = text.split("\n");
+        await print(`${file}: ${text.split("\n").length - 1} lines`);
+        await print(`  ${usage.slice("// ".length)}`);
+        if (/^import .* from "node:/m.test(text)) {
+          await print("  It imports a module of Node's: beside a package.json");
+          await print("  `deno check` wants @types/node for that.");
+        }
+      },
+    },
+  });
+}

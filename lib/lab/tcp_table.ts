@@ -1,0 +1,185 @@
+/**
+ * The kernel's own list of TCP sockets, see `proc_net(5)`. Linux only.
+ *
+ * @module
+ */
+
+import { plainAddress } from "../address.ts";
+import { WITHOUT_LD } from "./plain_env.ts";
+
+/** One TCP socket of this host, of any process. */
+export interface TcpRow {
+  /** Its own address; an IPv6 address without brackets. */
+  local: { hostname: string; port: number };
+  /** The other side's; `0.0.0.0` or `::` and port 0 if it listens. */
+  remote: { hostname: string; port: number };
+  /** By the name it has in RFC 9293: `"TIME-WAIT"`. */
+  state: string;
+  /** Bytes that it has sent without an answer, and that wait. A FIN is one. */
+  sendQueue: number;
+  /** Bytes that have come and were not read; of LISTEN, who waits in its queue. */
+  receiveQueue: number;
+  /** What happens next, and in how many milliseconds; `null` if nothing does. */
+  timer: { kind: string; milliseconds: number } | null;
+  /**
+   * How often the oldest segment without an answer was sent again. The first
+   * time it may be a tail loss probe, which is not counted.
+   */
+  retransmits: number;
+}
+
+/** `enum` in the kernel's `include/net/tcp_states.h`, from 1. */
+const STATES = [
+  "ESTABLISHED",
+  "SYN-SENT",
+  "SYN-RECEIVED",
+  "FIN-WAIT-1",
+  "FIN-WAIT-2",
+  "TIME-WAIT",
+  "CLOSED",
+  "CLOSE-WAIT",
+  "LAST-ACK",
+  "LISTEN",
+  "CLOSING",
+  "SYN-RECEIVED", // "new": before the third segment of the handshake
+];
+
+/** The kinds of timers, from 1. */
+const TIMERS = ["retransmit", "keepalive", "time-wait", "window probe"];
+
+/**
+ * Lists the TCP sockets of this host. To compare several of them, like both ends
+ * of a connection, take them from one such list: then they are from nearly the
+ * same moment. (The kernel looks at one after the other.)
+ *
+ * @throws {Error} If the list cannot be read.
+ * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
+ *
+ * @example A socket that listens
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const { port } = listener.addr;
+ * const rows = await readTcpTable();
+ * assertEquals(rows.find((row) => row.local.port === port)?.state, "LISTEN");
+ * ```
+ */
+export async function readTcpTable(): Promise<TcpRow[]> {
+  // A host without IPv6 has only the first one.
+  return parseTcpTable(await cat("/proc/net/tcp", "/proc/net/tcp6"));
+}
+
+/**
+ * Reads what stands in `/proc/net/tcp` and `/proc/net/tcp6`.
+ *
+ * @param text The text of one or both of them.
+ * @returns A row for each socket, in the kernel's order.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const [row] = parseTcpTable(
+ *   "   0: 0100007F:2537 0100007F:C350 06 00000000:00000000 03:00001770 00000000",
+ * );
+ * assertEquals(row.local.port, 9527);
+ * assertEquals(row.state, "TIME-WAIT");
+ * assertEquals(row.timer, { kind: "time-wait", milliseconds: 60000 });
+ * ```
+ */
+export function parseTcpTable(text: string): TcpRow[] {
+  return Array.from(text.matchAll(/^ *\d+: (.+)/gm), ([, line = ""]) => {
+    const [local = "", remote = "", ...numbers] = line.split(" ");
+    const [
+      state = 0,
+      sendQueue = 0,
+      receiveQueue = 0,
+      timer = 0,
+      when = 0,
+      retransmits = 0,
+    ] = numbers.flatMap((it) => it.split(":")).map((hex) => parseInt(hex, 16));
+    const kind = TIMERS[timer - 1];
+    return {
+      local: toAddress(local),
+      remote: toAddress(remote),
+      state: STATES[state - 1] ?? `state ${state}`,
+      sendQueue,
+      receiveQueue,
+      // A tick of the clock in /proc, sysconf(_SC_CLK_TCK), is 10 ms.
+      timer: kind ? { kind, milliseconds: when * 10 } : null,
+      retransmits,
+    };
+  });
+}
+
+/** The kernel prints addresses as 32-bit numbers of this host's byte order. */
+function toAddress(text: string) {
+  const [host = "", port = ""] = text.split(":");
+  const words = host.match(/.{8}/g)!.map((word) => parseInt(word, 16));
+  const bytes = new Uint8Array(new Uint32Array(words).buffer);
+  const groups = bytes.toHex().match(/.{4}/g)!.join(":");
+  const hostname = bytes.length === 4 ? bytes.join(".") : plainAddress(groups);
+  return { hostname, port: parseInt(port, 16) };
+}
+
+/**
+ * Finds one end of a connection.
+ *
+ * @param rows What the kernel lists, from one reading.
+ * @param end A `Deno.TcpConn`, or as much of it as its addresses.
+ * @returns Its row, or `undefined` if the kernel has none any more.
+ *
+ * @example Both ends of a connection on this host
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const { port } = listener.addr;
+ * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+ * using accepted = await listener.accept();
+ * const rows = await readTcpTable();
+ * assertEquals(endOf(rows, conn)?.state, "ESTABLISHED");
+ * assertEquals(endOf(rows, accepted)?.state, "ESTABLISHED");
+ * ```
+ */
+export function endOf(
+  rows: TcpRow[],
+  end: { localAddr: TcpRow["local"]; remoteAddr: TcpRow["remote"] },
+): TcpRow | undefined {
+  const isSame = (a: TcpRow["local"], b: TcpRow["local"]) =>
+    a.port === b.port && a.hostname === plainAddress(b.hostname);
+  return rows.find(({ local, remote }) =>
+    isSame(local, end.localAddr) && isSame(remote, end.remoteAddr)
+  );
+}
+
+/**
+ * Reads a file by `cat`: Deno itself reads files under `/proc` only with
+ * `--allow-all`.
+ *
+ * @param path The file.
+ * @param more Files to read after it, if they exist.
+ * @returns The text of all of them.
+ * @throws {Error} `cat PATH: ...` and what `cat` says, if it has no text of it.
+ * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ *
+ * assert(Number(await cat("/proc/sys/net/core/somaxconn")) > 0);
+ * ```
+ */
+export async function cat(path: string, ...more: string[]): Promise<string> {
+  const args = [path, ...more];
+  const command = new Deno.Command("cat", { args, env: WITHOUT_LD });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  // It says "cat: /nowhere: No such file or directory", and goes on.
+  const [said = ""] = decoder.decode(stderr).split("\n");
+  const isRead = code === 0 || more.some((it) => said.includes(it));
+  if (isRead && stdout.length > 0) return decoder.decode(stdout);
+  const reason = said.split(": ").at(-1) || `exit code ${code}`;
+  throw new Error(`cat ${path}: ${reason}`);
+}

@@ -1,0 +1,130 @@
+/** lessons/README.md, the guide: a section for each lesson, and no false word. */
+import { assert, assertEquals } from "@std/assert";
+import { LESSONS, lessonSource, run, runLines } from "./testing.ts";
+
+const ROOT = new URL("../", import.meta.url);
+const GUIDE = Deno.readTextFileSync(new URL("lessons/README.md", ROOT));
+const { tasks } = JSON.parse(
+  Deno.readTextFileSync(new URL("deno.json", ROOT)),
+) as { tasks: Record<string, unknown> };
+
+/** Lessons whose section is still to be written, by their tasks. */
+const UNWRITTEN: string[] = [];
+
+const numberOf = (lesson: string) => lesson.slice(0, 2);
+const taskOf = (lesson: string) => lesson.slice(3, -3);
+const WRITTEN = LESSONS.filter((it) => !UNWRITTEN.includes(taskOf(it)));
+
+/** The text of each section, by its heading. */
+const SECTIONS = new Map(
+  GUIDE.split(/^## /m).slice(1).map((section) => {
+    const [heading = ""] = section.split("\n");
+    return [heading, section.slice(heading.length)];
+  }),
+);
+
+/** The heading of a lesson: its number, and its title up to the colon. */
+function headingOf(lesson: string): string {
+  const [, title] = lessonSource(lesson).match(/^ \* @title ([^:\n]+)/m)!;
+  return `${numberOf(lesson)} ${title}`;
+}
+
+/** The code in a text. Tables and lists may have it in any line. */
+const codeIn = (text: string) =>
+  Array.from(text.matchAll(/`([^`]+)`/g), ([, code]) => code!);
+
+/** The commands that run a lesson in this text, and their arguments. */
+function commandsIn(text: string): { lesson: string; args: string[] }[] {
+  const found: { lesson: string; args: string[] }[] = [];
+  for (const code of codeIn(text)) {
+    for (const part of code.split(/[|;&<>()]/)) {
+      const [, , task, path, rest = ""] = part.match(
+        /\bdeno (task (\w+)|run .*lessons\/(\w+\.ts))(.*)$/,
+      ) ?? [];
+      const lesson = path ?? LESSONS.find((it) => taskOf(it) === task);
+      if (lesson === undefined) continue;
+      found.push({ lesson, args: rest.trim().split(/ +/) });
+    }
+  }
+  return found;
+}
+
+Deno.test("the guide has a section for each lesson, in their order", () => {
+  const numbers = LESSONS.map(numberOf);
+  const headings = [...SECTIONS.keys()].filter((heading) =>
+    numbers.includes(heading.slice(0, 2))
+  );
+  assertEquals(headings.map((heading) => heading.slice(0, 2)), numbers);
+  for (const lesson of WRITTEN) assert(SECTIONS.has(headingOf(lesson)), lesson);
+});
+
+for (const lesson of WRITTEN) {
+  Deno.test(`the guide's section of ${lesson} has all parts, in order`, () => {
+    const section = SECTIONS.get(headingOf(lesson))!;
+    let last = 0;
+    for (
+      const [part, text] of Object.entries({
+        "### What to look at": /\n\n- /,
+        "### System calls":
+          /\n\n\| here +\| Linux system calls .*\n\| -+ \| -+ \|\n\| /,
+        "### Try it": /\n\n- .*`/,
+        "### The tutorial": /\n\n\w/,
+        "### What is still missing": /\n\n.*\w/,
+        "### Further reading": /\n\n- \[.+\]\(https:\/\/\S+\)\n/,
+      })
+    ) {
+      const at = section.indexOf(`\n${part}\n`);
+      assert(at >= 0, `missing: ${part}`);
+      assert(at > last, `not in its place: ${part}`);
+      last = at;
+      const [body] = section.slice(at + part.length + 1).split("\n### ");
+      assertEquals(body!.search(text), 0, `nothing in ${part}`);
+    }
+  });
+
+  Deno.test(`the guide's commands for ${lesson} name what there is`, async () => {
+    const { stdout: help } = await run(lesson, ["--help"], { flags: [] });
+    const options = new Set(help.match(/--[a-z-]+/g));
+    const modes = runLines(lesson);
+    const commands = commandsIn(GUIDE).filter((it) => it.lesson === lesson)
+      .map(({ args }) => args);
+    assert(commands.length > 0, "no command for it");
+    // Its own section also has the ends of commands: `server --messages 10`.
+    const ends = codeIn(SECTIONS.get(headingOf(lesson))!)
+      .filter((code) => /^([a-z]+ )?--(?!allow-)/.test(code));
+    for (const args of [...commands, ...ends.map((end) => end.split(" "))]) {
+      if (/^[a-z]\w*$/.test(args[0]!)) assert(modes.has(args[0]!), args[0]);
+      for (const arg of args.filter((arg) => arg.startsWith("--"))) {
+        assert(options.has(arg.split("=")[0]!), `${lesson} has no ${arg}`);
+      }
+    }
+  });
+}
+
+Deno.test("the guide names tasks and files that there are", () => {
+  const named = Array.from(
+    GUIDE.matchAll(/\bdeno task (\w+)/g),
+    ([, it]) => it!,
+  );
+  assert(named.length > 20);
+  for (const task of named) {
+    assert(task in tasks || UNWRITTEN.includes(task), `no task ${task}`);
+  }
+  for (const [path] of GUIDE.matchAll(/\b(?:lib|lessons)\/[\w/]+\.ts\b/g)) {
+    assert(Deno.statSync(new URL(path, ROOT)).isFile, path);
+  }
+});
+
+// So that a command can be pasted as it stands.
+Deno.test("the guide's code does not break over lines", () => {
+  for (const line of GUIDE.split("\n")) {
+    assertEquals(line.split("`").length % 2, 1, line);
+  }
+});
+
+Deno.test("the lessons point at their sections of the guide", () => {
+  for (const lesson of WRITTEN) {
+    const see = lessonSource(lesson).match(/^ \* @see README\.md, "(.+)"$/m);
+    assertEquals(see?.[1], headingOf(lesson));
+  }
+});

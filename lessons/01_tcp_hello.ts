@@ -105,7 +105,7 @@ if (import.meta.main) {
       help: "a server process, and clients in turn",
       options: { ...common.demo, backlog, connections: clients, message },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

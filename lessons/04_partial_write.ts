@@ -125,7 +125,13 @@ async function lockUp(conn: Conn, peer: Conn, data: Bytes) {
     }
   })();
   await standstill(() => written + echoed);
-  const stuck = [`no byte moved for ${PATIENCE} ms`, written, echoed];
+  const stuck = [
+    written < data.length
+      ? `locked up: no byte moved for ${PATIENCE} ms`
+      : "no lock-up: the buffers of this host are large enough",
+    written,
+    echoed,
+  ];
 
   // What the client should have done from the start: read at the same time.
   const echo = await readFull(conn, new Uint8Array(data.length));

@@ -25,7 +25,6 @@
  */
 
 import { encode } from "../lib/encode.ts";
-import { lookup } from "node:dns/promises";
 import { announce, formatAddress } from "../lib/address.ts";
 import { quoteBytes } from "../lib/quote_bytes.ts";
 import { writeFull, type Writer } from "../lib/full_io.ts";
@@ -33,7 +32,9 @@ import { forkServer } from "../lib/harness/child.ts";
 import { common, type Io, type Values } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { askLines } from "../lib/ask_lines.ts";
+import { isOwnAddress } from "../lib/own_address.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
+import { resolveHost } from "../lib/resolve_host.ts";
 import { needUnstableNet } from "../lib/unstable_net.ts";
 
 /** The length field of UDP counts 65535 bytes, its header included. */
@@ -59,10 +60,7 @@ export async function server({
     const buffer = new Uint8Array(bufferSize);
     for (let answered = 0; messages === 0 || answered < messages;) {
       const [data, sender] = await socket.receive(buffer);
-      // A sender's address can be forged. If it were the address of this
-      // server, or of another one like it, the echo would go back and forth for
-      // ever.
-      if ((sender as Deno.NetAddr).port === address.port) continue;
+      if (isEchoing(sender as Deno.NetAddr, address)) continue;
       // An echo that cannot be sent is lost, as any datagram may be.
       await socket.send(data, sender).catch(() => {});
       answered++;
@@ -70,6 +68,19 @@ export async function server({
   } finally {
     socket.close(); // `using` does not work with a UDP socket.
   }
+}
+
+/**
+ * Whether an echo to this sender might come back for ever. A sender's address can
+ * be forged, and where it is that of a server which answers whatever comes, two
+ * servers keep each other busy. This server is one, and those at well-known ports
+ * may be (echo has 7, RFC 862). Another one at a higher port looks like any
+ * client: against that only a limit helps, or a protocol that tells answers from
+ * requests. So services like this are off wherever strangers can reach them.
+ */
+function isEchoing(sender: Deno.NetAddr, own: Deno.NetAddr): boolean {
+  return sender.port < 1024 ||
+    sender.port === own.port && isOwnAddress(sender.hostname);
 }
 
 /**
@@ -87,12 +98,11 @@ export async function client({
   report = console.error,
 } = {}): Promise<number> {
   needUnstableNet();
-  const family = hostname.includes(":") ? 6 : 4;
-  const { address } = await lookup(hostname.replace(/^\[|\]$/g, ""), family);
+  const address = await resolveHost(hostname);
   const peer = { hostname: address, port, transport: "udp" as const };
   const asked = formatAddress(peer);
   // The replies come to this address: any of this host, and a free port.
-  const any = family === 6 ? "::" : "0.0.0.0";
+  const any = address.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...peer, hostname: any, port: 0 });
 
   const receive = (milliseconds: number) =>
@@ -150,15 +160,21 @@ export async function demo(
   let status = 0;
   const forked = await forkServer(server, async (port, stop) => {
     status = await client({ hostname, port, timeout, lines, output, report });
-    if (!ask) await sendTwo({ hostname, port, transport: "udp" }, print);
+    if (!ask) await sendTwo(await resolveHost(hostname), port, print);
     stop(); // The server sees no end of a connection.
   });
   return Math.max(status, forked);
 }
 
 /** Two datagrams sent at once stay two. A stream might bring them as one. */
-async function sendTwo(peer: Deno.NetAddr, print: (line: string) => unknown) {
-  const socket = Deno.listenDatagram({ ...peer, transport: "udp", port: 0 });
+async function sendTwo(
+  hostname: string,
+  port: number,
+  print: (line: string) => unknown,
+) {
+  const peer = { hostname, port, transport: "udp" as const };
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ ...peer, hostname: any, port: 0 });
   for (const text of ["two datagrams", "stay two"]) {
     await socket.send(encode(text), peer);
   }
@@ -181,7 +197,7 @@ if (import.meta.main) {
       help: "a server process, and a client",
       options: { ...common.demo, bufferSize, timeout, ask },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

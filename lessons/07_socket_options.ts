@@ -36,7 +36,8 @@ import {
   SOCK_STREAM,
   type SocketOption,
 } from "../lib/lab/libc_socket.ts";
-import { cat } from "../lib/lab/tcp_table.ts";
+import { connectPair, type TcpPair } from "../lib/lab/tcp_pair.ts";
+import { cat, endOf, readTcpTable } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
 const INT_MAX = 2 ** 31 - 1;
@@ -89,18 +90,26 @@ ENOPROTOOPT is a refusal: a type is decided when the socket is created, an error
 can only be read, and UDP has no TCP_NODELAY (EOPNOTSUPP says the same).
 `);
 
+  const sendLimits = await limits(libc, "SO_SNDBUF", "wmem_max");
+  const [, least, , , limit] = sendLimits;
+  const reason = got === 2 * sendBuffer
+    ? ": it doubles a value, to make room\nfor its own bookkeeping (socket(7))"
+    : got === least
+    ? ", the least that a socket gets"
+    : got === 2 * Number(limit)
+    ? ": it cuts a value to the limit, and\ndoubles it (socket(7))"
+    : "";
   print("Buffer sizes: the least and the most of this host, in bytes");
   print(formatTable(
     ["option", "asked", "got", "asked", "got", "limit", "got/limit"],
     [
-      ["SO_SNDBUF", ...await limits(libc, "SO_SNDBUF", "wmem_max")],
+      ["SO_SNDBUF", ...sendLimits],
       ["SO_RCVBUF", ...await limits(libc, "SO_RCVBUF", "rmem_max")],
     ],
   ));
   print(`
 The limit is wmem_max or rmem_max in /proc/sys/net/core. Asked for
-${sendBuffer}, the tutorial's socket got ${got}. By socket(7) the kernel cuts a
-value to the limit and then doubles it, to make room for its own bookkeeping.
+${sendBuffer}, the tutorial's socket got ${got}${reason}.
 `);
 
   print("Deno's two calls turn off what libc has turned on above:");
@@ -121,12 +130,21 @@ value to the limit and then doubles it, to make room for its own bookkeeping.
   print(
     "\nLesson 04's first write of 64 MiB, without and with this SO_SNDBUF:",
   );
-  print(formatTable(["SO_SNDBUF", "accepted"], [
+  const head = [
+    "SO_SNDBUF",
+    "accepted",
+    "still here",
+    "there",
+    "SO_SNDBUF now",
+  ];
+  print(formatTable(head, [
     await firstWrite(libc),
     await firstWrite(libc, sendBuffer),
   ]));
-  print(`It may be more than the buffer: the kernel takes a write in pieces, and
-looks at the limit before each of them. Meanwhile the receiver takes some.`);
+  print(
+    `The rest of the 64 MiB waits in the program. What was accepted waits in the
+send queue here, or in the receive queue there, where nobody reads it.`,
+  );
 }
 
 /** What an option was, what it should be, and what it is now, or the error. */
@@ -158,16 +176,32 @@ async function limits(libc: Libc, option: SocketOption, limit: string) {
   }
 }
 
-/** How much a write accepts when nobody reads. */
-async function firstWrite(libc: Libc, sendBuffer?: number): Promise<number[]> {
-  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
-  const { port } = listener.addr;
-  using conn = await Deno.connect({ hostname: LOOPBACK, port });
-  using _peer = await listener.accept();
-  const socket = descriptorOf(libc, conn);
+/** How much a write accepts when nobody reads, and where that is. */
+async function firstWrite(libc: Libc, sendBuffer?: number) {
+  using pair = await connectPair();
+  const socket = descriptorOf(libc, pair.client);
   if (sendBuffer !== undefined) socket.setsockopt("SO_SNDBUF", sendBuffer);
-  const size = socket.getsockopt("SO_SNDBUF");
-  return [size, await conn.write(new Uint8Array(64 * 1024 * 1024))];
+  const before = socket.getsockopt("SO_SNDBUF");
+  const accepted = await pair.client.write(new Uint8Array(64 * 1024 * 1024));
+  const [here, there] = await queues(pair, accepted).catch((error) => {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    return ["unknown", "unknown"] as const; // Some containers do not show it.
+  });
+  return [before, accepted, here, there, socket.getsockopt("SO_SNDBUF")];
+}
+
+/** The bytes that wait on both sides, when all have been acknowledged. */
+async function queues({ client, server }: TcpPair, all: number) {
+  let here = 0;
+  let there = 0;
+  // A byte that has arrived is in both queues until it is acknowledged.
+  for (const end = performance.now() + 1000; performance.now() < end;) {
+    const rows = await readTcpTable(); // One reading for both ends.
+    here = endOf(rows, client)!.sendQueue;
+    there = endOf(rows, server)!.receiveQueue;
+    if (here + there === all) break;
+  }
+  return [here, there] as const;
 }
 
 if (import.meta.main) {

@@ -42,6 +42,8 @@ import {
   SOCK_STREAM,
 } from "../lib/lab/libc_socket.ts";
 import { askLines } from "../lib/ask_lines.ts";
+import { dropIncoming, passIncoming } from "../lib/lab/packet_loss.ts";
+import { connectPair } from "../lib/lab/tcp_pair.ts";
 import { endOf, readTcpTable } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
@@ -49,6 +51,7 @@ const LOOPBACK = "127.0.0.1";
 /** One socket, and the calls that somebody types. */
 export async function peer({
   lines = askLines("call> "),
+  piped = false,
   print = console.log,
 } = {}): Promise<void> {
   let listener: Deno.TcpListener | undefined;
@@ -99,7 +102,14 @@ export async function peer({
     pid: () => Deno.pid,
     exit: () => Deno.exit(0), // Even with open sockets.
   };
-  for await (const line of lines) {
+  // As a child it reads ahead, and ends with its input whatever it waits for: an
+  // accept() would outlive the demo otherwise.
+  const end = { flush: () => Deno.exit(0) };
+  const ahead = new TransformStream(end, undefined, {
+    highWaterMark: Infinity,
+  });
+  const input = piped ? ReadableStream.from(lines).pipeThrough(ahead) : lines;
+  for await (const line of input) {
     const [, name = "", operand = ""] = new TextDecoder().decode(line).trim()
       .match(/^(\S*) ?(.*)$/s)!;
     try {
@@ -121,19 +131,31 @@ function toPort(text: string): number {
 
 /** A `peer` in a process of its own, told over a pipe what to call. */
 class RemotePeer implements AsyncDisposable {
-  #child = spawnDeno([import.meta.url, "peer"]);
+  #child = spawnDeno([import.meta.url, "peer", "--piped"]);
   #input = this.#child.stdin.getWriter();
   #output = textLines(this.#child.stdout);
 
-  /** Makes a call, and returns what came out. */
+  /** Makes a call, and returns what came out: of `exit` nothing does. */
   async call(line: string): Promise<string> {
-    await this.#input.write(encode(line + "\n"));
-    return (await this.#output.next()).value ?? "the process has ended";
+    await this.#input.write(encode(line + "\n")).catch(() => {}); // See below.
+    const { value = "" } = await this.#output.next();
+    if (value === "" && line !== "exit") {
+      throw new Error(`${line}: the process has ended`);
+    }
+    return value;
+  }
+
+  /** Makes a call that returns a port. */
+  async callForPort(line: string): Promise<{ text: string; port: number }> {
+    const text = await this.call(line);
+    const port = Number(text.match(/:(\d+)$/)?.[1]);
+    if (!port) throw new Error(text);
+    return { text, port };
   }
 
   /** Starts to listen, and returns the port. */
   async listen(): Promise<number> {
-    return Number((await this.call("listen")).split(":").at(-1));
+    return (await this.callForPort("listen")).port;
   }
 
   /** Waits until the process has ended. */
@@ -176,7 +198,7 @@ const SCENES: Record<string, Step[]> = {
   ],
 };
 
-/** Closes connections in every way there is. */
+/** Closes connections in all these ways. */
 export async function demo({
   mermaid = false,
   print = console.log,
@@ -186,6 +208,9 @@ export async function demo({
     const diagram = await play(libc, steps);
     print(`${title}\n${mermaid ? diagram.mermaid() : diagram.draw()}\n`);
   }
+  const both = await closeAtOnce();
+  const title = "Both close at once, and the network is slow:";
+  print(`${title}\n${mermaid ? both.mermaid() : both.draw()}\n`);
   print('"When the server closes, the client closes by itself":');
   print(formatTable(["", "", "observed"], await claims()) + "\n");
   print("Deno's own close(), and abrupt ends:");
@@ -210,8 +235,9 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
       libc.call("kill", Number(pid), SIGINT); // What Ctrl+C does.
       await peers[who].ended();
     } else if (call === "connect") {
-      what = await client.call(`connect ${port}`);
-      clientPort = Number(what.split(":").at(-1));
+      const connected = await client.callForPort(`connect ${port}`);
+      what = connected.text;
+      clientPort = connected.port;
     } else what = await peers[who].call(call);
 
     let toPeer = arrow !== undefined;
@@ -227,9 +253,13 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
 const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
 
 /** The states of both ends, each pair that is seen, until they stay. */
-async function* statesUntilSettled(client: number, server: number) {
+async function* statesUntilSettled(
+  client: number,
+  server: number,
+  isOnce = false,
+) {
   let seen = "";
-  for (const end = performance.now() + 1000; performance.now() < end;) {
+  for (const end = performance.now() + 5000; performance.now() < end;) {
     const rows = await readTcpTable(); // One reading for both ends.
     const stateOf = (own: number, other: number) =>
       rows.find(({ local, remote }) =>
@@ -242,8 +272,34 @@ async function* statesUntilSettled(client: number, server: number) {
     const pair = `${states.client} ${states.server}`;
     if (pair !== seen) yield states;
     seen = pair;
-    if (!PASSING.test(pair)) return;
+    if (isOnce || !PASSING.test(pair)) return;
   }
+}
+
+/** Each side closes before the other one's FIN has come: RFC 9293, 3.6, case 3. */
+async function closeAtOnce(): Promise<SequenceDiagram> {
+  using pair = await connectPair();
+  const ports = [pair.client, pair.server].map((it) => it.localAddr.port);
+  const diagram = new SequenceDiagram();
+  const tell = async (who: Side, what: string, isLost = false) => {
+    const at = performance.now();
+    let event = { what, toPeer: isLost, isLost };
+    for await (
+      const states of statesUntilSettled(ports[0]!, ports[1]!, isLost)
+    ) {
+      diagram.lane(who)({ at, ...event, states });
+      event = { what: "", toPeer: false, isLost: false };
+    }
+  };
+  // Both FINs are lost, so that each side sends its own before the other's comes.
+  for (const conn of [pair.client, pair.server]) dropIncoming(conn);
+  await pair.client.closeWrite();
+  await tell("client", "closeWrite", true);
+  await pair.server.closeWrite();
+  await tell("server", "closeWrite", true);
+  for (const conn of [pair.client, pair.server]) passIncoming(conn);
+  await tell("client", "each sends its FIN again");
+  return diagram;
 }
 
 /** What happens to a client whose server closes, or does not. */
@@ -337,7 +393,9 @@ if (import.meta.main) {
     },
     peer: {
       help: "one socket, and the calls that you type",
-      options: {},
+      options: {
+        piped: { default: false, help: "as demo runs it: ends with its input" },
+      },
       run: peer,
     },
   });

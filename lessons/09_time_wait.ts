@@ -42,6 +42,8 @@ import { connectPair } from "../lib/lab/tcp_pair.ts";
 import { endOf, readTcpTable, type TcpRow } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
+/** How often B sends its FIN again in vain. */
+const LOST = 4;
 const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
 
 /** Starts servers again that have closed first, and loses a last ACK. */
@@ -87,13 +89,7 @@ export async function demo({
   ]));
 
   print("\nWhy TIME-WAIT?");
-  await loseLastAck(print);
-  print(`
-B has no answer to its FIN, and sends it again, each time after twice as long.
-The kernel counts that ("again"), but no probe, which the first one may be.
-A is in TIME-WAIT: it still knows the connection. So at each FIN it can answer,
-and starts its wait anew. Had A forgotten the connection, its answer would be a
-reset: for B an error, where there was none.`);
+  print(await loseLastAck(libc, print));
 
   if (wait) {
     print(`\nPort ${local.port}, without SO_REUSEADDR, until bind(2) works:`);
@@ -187,58 +183,72 @@ const HEAD = [
   "what it means",
 ];
 
-/** Prints a row of that table, with what it means. */
-type Show = (meaning: string) => unknown;
-
-/** A closes first. Its ACK of B's FIN is lost until B has tried in vain. */
-async function loseLastAck(print: (line: string) => unknown) {
+/**
+ * A closes first. Its ACK of B's FIN is lost until B has tried in vain.
+ *
+ * @returns What was seen, in words.
+ */
+async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
   using pair = await connectPair();
   const { client: a, server: b } = pair;
   a.close();
   await b.read(new Uint8Array(1)); // null: A's FIN has come.
   dropIncoming(b);
+  const socket = descriptorOf(libc, b);
   await b.closeWrite();
 
   const [A, B] = [a, b].map(({ localAddr }) => localAddr.port);
   print(`A (${A}) closed first, now B (${B}) closes, and A's ACK is lost:`);
   print(formatTable(HEAD, []));
   const start = performance.now();
-  let isLossy = true;
-  let before:
-    | { left: number; again: number | undefined; show?: Show }
-    | undefined;
+  const sentAgain: string[] = [];
+  let restarts = 0;
+  let before: { left: number; again: number } | undefined;
+  let showWait = () => {}; // Of the last look, if nothing new was seen then.
   for (; performance.now() < start + 30_000; await delay(20)) {
+    const again = socket.retransmits();
     const rows = await readTcpTable(); // One reading for both ends.
-    const time = performance.now() - start;
     const endA = endOf(rows, a);
     const endB = endOf(rows, b);
     if (endA?.state !== "TIME-WAIT") continue;
+    if (socket.retransmits() !== again) continue; // Before the reading, or after?
+
+    const time = ((performance.now() - start) / 1000).toFixed(2);
     const left = endA.timer!.milliseconds;
-    const again = endB?.retransmits;
     const cells = [
-      (time / 1000).toFixed(2),
+      time,
       endB?.state ?? "gone",
-      again ?? "",
+      again,
       endB ? seconds(endB.timer?.milliseconds ?? 0) : "",
       endA.state,
       seconds(left),
     ];
-    const show: Show = (meaning) =>
+    const row = (meaning: string) =>
       print(formatTable(HEAD, [[...cells, meaning]], { hasHead: false }));
-
-    if (before && again === before.again && left <= before.left) {
-      before = { left, again, show }; // Nothing new, to be shown if it is the last.
-    } else {
-      before?.show?.("A waits");
-      if (!before) show("A's ACK is lost");
-      else show(endB ? "FIN again: A restarts" : "at last B has its ACK");
-      before = { left, again };
+    const show = (meaning: string) => {
+      showWait();
+      showWait = () => {};
+      row(meaning);
+    };
+    const isRestarted = before !== undefined && left > before.left;
+    if (isRestarted) restarts++;
+    if (again > (before?.again ?? 0)) sentAgain.push(time);
+    if (!endB) {
+      show(isRestarted ? "A restarts, B is done" : "B has given up");
+      return `
+B had no answer to its FIN, and sent it again after
+${sentAgain.join(", ")} s. ${
+        isRestarted ? "Then it had its ACK" : "Then it gave up"
+      }.
+A, in TIME-WAIT, still knew the connection: ${restarts} times its timer was seen
+to begin anew.`;
     }
-    if (again === undefined) return;
-    if (isLossy && again >= 3) {
-      passIncoming(b);
-      isLossy = false;
-    }
+    if (before === undefined) show("A's ACK is lost");
+    else if (isRestarted) show("FIN again: A restarts");
+    else if (again > before.again) show("FIN again");
+    else showWait = () => row("A waits");
+    before = { left, again };
+    if (again >= LOST) passIncoming(b);
   }
   throw new Error("B did not get its ACK");
 }

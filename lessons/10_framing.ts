@@ -158,7 +158,7 @@ export async function demo(
   const server = { ...io, url: import.meta.url, args };
   return await forkServer(server, async (port) => {
     for (let i = 0; i < connections; i++) {
-      const lines = ask ? undefined : BUILT_IN[i]?.map(encode) ?? [];
+      const lines = ask ? undefined : BUILT_IN[i % 2]!.map(encode);
       await client({ hostname, port, maxFrame, lines, output: io.output });
       await io.print("client done!!");
     }
@@ -225,7 +225,7 @@ if (import.meta.main) {
         ask,
       },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

@@ -30,13 +30,16 @@ import {
   writeFullWithDeadline,
 } from "../lib/conn_deadline.ts";
 import { announce, formatAddress } from "../lib/address.ts";
+import { encode } from "../lib/encode.ts";
 import { writeFull } from "../lib/full_io.ts";
 import { forkServer } from "../lib/harness/child.ts";
 import { common, type Io, type Values } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
+import { isOwnAddress } from "../lib/own_address.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
 import { Relay } from "../lib/lab/relay.ts";
+import { resolveHost } from "../lib/resolve_host.ts";
 import { needUnstableNet } from "../lib/unstable_net.ts";
 
 const ID_SIZE = 4;
@@ -45,8 +48,8 @@ const MAX_REQUEST = 1024;
 
 /**
  * Carries each request out once, as long as it remembers it. A request is an id
- * of four bytes and text. The answer is the id, the text, and how many requests
- * were carried out so far.
+ * of four bytes and any others. The answer is the same, and then in text how many
+ * requests were carried out so far.
  */
 export async function server({
   hostname = "0.0.0.0",
@@ -67,7 +70,9 @@ export async function server({
     while (true) {
       const [request, from] = await socket.receive(buffer);
       const sender = from as Deno.NetAddr;
-      if (sender.port === address.port) continue; // See lesson 06.
+      if (sender.port === address.port && isOwnAddress(sender.hostname)) {
+        continue; // See lesson 06.
+      }
       if (request.length < ID_SIZE || request.length > MAX_REQUEST) continue;
 
       const now = performance.now();
@@ -75,16 +80,14 @@ export async function server({
         if (until > now) break; // A Map has its oldest entries first.
         answers.delete(key);
       }
-      const id = idOf(request);
-      const text = textOf(request);
       // An id alone is not enough: a sender that starts again may use it again.
-      const key = `${formatAddress(sender)} ${id} ${text}`;
+      const key = `${formatAddress(sender)} ${request.toHex()}`;
       let known = answers.get(key);
       if (known === undefined) {
         // If an answer is forgotten now, its request may be carried out twice.
         // If nothing is done, this request looks lost: the client tries again.
         if (answers.size >= memory) continue;
-        const answer = toDatagram(id, `${text} #${++carriedOut}`);
+        const answer = concat(request, encode(` #${++carriedOut}`));
         known = { answer, until: now + remember };
         answers.set(key, known);
       }
@@ -95,12 +98,11 @@ export async function server({
   }
 }
 
-function toDatagram(id: number, text: string): Uint8Array<ArrayBuffer> {
-  const encoded = new TextEncoder().encode(text);
-  const datagram = new Uint8Array(ID_SIZE + encoded.length);
-  new DataView(datagram.buffer).setUint32(0, id);
-  datagram.set(encoded, ID_SIZE);
-  return datagram;
+function concat(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
 }
 
 /** An unsigned number of 32 bits, which nobody can guess. */
@@ -108,6 +110,12 @@ const randomNumber = () => crypto.getRandomValues(new Uint32Array(1))[0]!;
 
 const idOf = ({ buffer, byteOffset }: Uint8Array) =>
   new DataView(buffer, byteOffset).getUint32(0);
+
+function toRequest(id: number, text: string): Uint8Array<ArrayBuffer> {
+  const idBytes = new Uint8Array(ID_SIZE);
+  new DataView(idBytes.buffer).setUint32(0, id);
+  return concat(idBytes, encode(text));
+}
 
 const textOf = (datagram: Uint8Array) =>
   new TextDecoder().decode(datagram.subarray(ID_SIZE));
@@ -129,7 +137,7 @@ export async function ask(
   options: { id?: number; timeout?: number; tries?: number } = {},
 ): Promise<{ answer: string | null; sent: number }> {
   const { id = randomNumber(), timeout = 30, tries = 8 } = options;
-  const request = toDatagram(id, text);
+  const request = toRequest(id, text);
   for (let sent = 1, wait = timeout; sent <= tries; sent++, wait *= 2) {
     await socket.send(request, server);
     const end = performance.now() + wait;
@@ -160,7 +168,8 @@ export async function demo(
   const args = { host: hostname, port };
   let status = 0;
   const talk = async (port: number, stop: () => void) => {
-    const server = { hostname, port, transport: "udp" as const };
+    const address = await resolveHost(hostname);
+    const server = { hostname: address, port, transport: "udp" as const };
     const relay = new Relay(server, { loss, seed });
     const rows = await askAll(relay.address, requests, { timeout, tries });
     await relay.close();
@@ -267,7 +276,7 @@ if (import.meta.main) {
       help: "deadlines, then requests over a bad network",
       options: { ...common.demo, loss, seed, requests, timeout, tries },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

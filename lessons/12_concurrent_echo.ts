@@ -48,7 +48,7 @@ export async function server({
       const conn = await listener.accept();
       echo(conn); // Without `await`: the next client can come at once.
     } catch (error) {
-      // A client that was reset in the queue ends itself, and not the server.
+      // A client's reset in the queue ends that client, and not the server.
       if (!isConnectionLost(error)) throw error;
     }
   }
@@ -65,7 +65,8 @@ async function echo(conn: Deno.TcpConn) {
       await writeFull(conn, buffer.subarray(0, count));
     }
   } catch (error) {
-    // A client's reset ends that client, and not the server.
+    // A client's reset ends that client, and not the server. Any other error is
+    // the program's own. Nobody waits for this function, so it ends the process.
     if (!isConnectionLost(error)) throw error;
   }
 }
@@ -106,7 +107,7 @@ export async function demo(
 
     const start = performance.now();
     for (let i = 0; i < connections; i++) {
-      const lines = ask ? undefined : BUILT_IN[i]?.map(encode) ?? [];
+      const lines = ask ? undefined : BUILT_IN[i % 2]!.map(encode);
       await client({ hostname, port, lines, output: io.output });
       await io.print("client done!!");
     }
@@ -134,7 +135,7 @@ if (import.meta.main) {
       help: "a server process, a silent client, and others",
       options: { ...common.demo, backlog, connections, ask },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

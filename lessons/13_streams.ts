@@ -86,7 +86,7 @@ const OTHERS: Uses = {
   "readable.cancel": (conn) => conn.readable.cancel(),
   "file.pipeTo": (conn) => new Blob(["file"]).stream().pipeTo(conn.writable),
   "file.pipeTo, preventClose": (conn) =>
-    new Blob(["file"]).stream().pipeTo(conn.writable, PREVENT),
+    new Blob(["file"]).stream().pipeTo(conn.writable, { preventClose: true }),
 };
 
 /** What joins a client with a server, as a proxy does. */

@@ -26,6 +26,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../lib/deadline.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -128,30 +129,37 @@ async function kernelValues(): Promise<string> {
 
 /** What the kernel says, second by second, of a reader and a writer. */
 async function timeline(): Promise<string> {
+  using libc = openLibc();
   using reader = await connectPair();
   using writer = await connectPair();
   using _reader = cutOff(reader.server);
   using _writer = cutOff(writer.server);
+  const socket = descriptorOf(libc, writer.client);
   reader.client.read(new Uint8Array(1)).catch(() => {}); // Ends with the pair.
   using progress = new Progress("waiting", PATIENCE);
-  const show = (it: TcpRow) => `${it.state}, ${it.timer?.kind ?? "no timer"}`;
+  const show = (it?: TcpRow) =>
+    it ? `${it.state}, ${it.timer?.kind ?? "no timer"}` : "gone";
   const rows: (string | number)[][] = [];
+  let writing: Promise<string | number> | undefined;
   for (let second = 0; second <= PATIENCE; second++) {
     progress.update(second);
-    await writer.client.write(new Uint8Array(1000));
+    // It waits when its buffer is full, which takes less than this on few hosts.
+    writing ??= outcomeOf(() => writer.client.write(new Uint8Array(1000)));
+    const written = await Promise.race([writing, delay(100, "waits")]);
+    if (written !== "waits") writing = undefined;
     const table = await readTcpTable(); // One reading for both.
-    const r = endOf(table, reader.client)!;
-    const w = endOf(table, writer.client)!;
-    rows.push([second, show(r), show(w), w.sendQueue, w.retransmits]);
+    const w = endOf(table, writer.client);
+    rows.push([
+      second,
+      show(endOf(table, reader.client)),
+      typeof written === "number" ? show(w) : `${show(w)}: ${written}`,
+      w?.sendQueue ?? "-",
+      socket.retransmits(),
+    ]);
     await delay(1000);
   }
-  return formatTable([
-    "s",
-    "the reader",
-    "the writer",
-    "send queue",
-    "sent again",
-  ], rows);
+  const head = ["s", "the reader", "the writer", "send queue", "sent again"];
+  return formatTable(head, rows);
 }
 
 /** Each remedy with each peer, all at the same time. */

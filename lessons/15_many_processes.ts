@@ -43,7 +43,7 @@ export async function server({
   port = 9527,
   onListen = announce,
 } = {}) {
-  needUnstableNet("reusePort");
+  needReusePort();
   using listener = Deno.listen({ hostname, port, reusePort: true });
   onListen(listener.addr);
 
@@ -54,6 +54,15 @@ export async function server({
       if (!isConnectionLost(error)) throw error;
     }
   }
+}
+
+/** Elsewhere than on Linux, Deno ignores `reusePort`, and says nothing. */
+function needReusePort(): void {
+  needUnstableNet("reusePort");
+  if (Deno.build.os === "linux") return;
+  throw new Deno.errors.NotSupported(
+    `This needs Linux: reusePort does nothing on ${Deno.build.os}`,
+  );
 }
 
 /** Answers each line with the number of the process that has read it. */
@@ -82,21 +91,25 @@ export async function demo(
     & { connections: number }
     & Io,
 ) {
-  needUnstableNet("reusePort");
+  needReusePort();
   let isDone = false;
   const start = { url: import.meta.url, print, signal };
   const first = { ...start, args: { host: hostname, port } };
-  await forkServer(first, async (port, stop) => {
+  let inner: Promise<number> | undefined;
+  const outer = forkServer(first, async (port, stop) => {
     const second = { ...start, args: { host: hostname, port } };
-    await forkServer(second, async (_, stopSecond) => {
+    inner = forkServer(second, async (_, stopSecond) => {
       const listen = () => Deno.listen({ hostname, port }).close();
       await print(`without reusePort: ${await outcomeOf(listen)}\n`);
       await print(`${await watchKill({ hostname, port }, connections)}\n`);
       isDone = true;
       stopSecond();
     });
+    await inner;
     stop();
   });
+  // On a signal the outer one is over first, and its process has ended.
+  await outer.finally(() => inner?.catch(() => {}));
   return isDone ? 0 : 1; // The end of the killed one is not a failure.
 }
 
@@ -168,10 +181,17 @@ function talkOn(conn: Deno.TcpConn) {
 async function stopProcess(pid: string) {
   const program = `
     Deno.addSignalListener("SIGINT", () => {}); // Ctrl+C must not end it first.
-    Deno.kill(${pid}, "SIGSTOP");
+    const kill = (signal) => {
+      try {
+        Deno.kill(${pid}, signal);
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error; // Gone already.
+      }
+    };
+    kill("SIGSTOP");
     console.log("stopped");
     await Deno.stdin.read(new Uint8Array(1)); // Until it is closed.
-    Deno.kill(${pid}, "SIGKILL");`;
+    kill("SIGKILL");`;
   const url = `data:text/javascript,${encodeURIComponent(program)}`;
   const killer = spawnDeno(["--allow-run", url]);
   const { done } = await textLines(killer.stdout).next();
@@ -194,7 +214,7 @@ export async function supervisor(
     & { processes: number }
     & Io,
 ) {
-  needUnstableNet("reusePort");
+  needReusePort();
   // This listener only holds the port (which the kernel may have chosen) until
   // the processes listen on it. It accepts nobody, so it must not stay open:
   // the kernel would give connections to it too.
@@ -230,7 +250,9 @@ export async function supervisor(
       await new Promise((resolve) => setTimeout(resolve, PAUSE));
     }
   };
-  await Promise.all(Array.from({ length: processes }, keepOne));
+  // All of them end before this does, also where one has failed.
+  const all = Array.from({ length: processes }, keepOne);
+  await Promise.all(all).finally(() => Promise.allSettled(all));
 }
 
 if (import.meta.main) {
@@ -241,7 +263,7 @@ if (import.meta.main) {
     demo: {
       help: "two processes, many clients, and one process is killed",
       options: { ...common.demo, connections },
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {
@@ -254,7 +276,7 @@ if (import.meta.main) {
       help: "starts servers on one port, and again when one was killed",
       options: { ...common.server, processes },
       show: "trace",
-      drains: true,
+      endsOnSignal: true,
       run: supervisor,
     },
   });

@@ -108,7 +108,7 @@ export async function server({
   const { socket, bound } = openSocket(libc, open, address, udp);
   const epoll = openEpoll(libc, open);
   epoll.watch(EPOLL_CTL_ADD, socket, EPOLLIN);
-  onListen({ hostname, port: bound, transport: udp ? "udp" : "tcp" });
+  onListen({ hostname, port: bound.port, transport: udp ? "udp" : "tcp" });
 
   const handle = udp
     ? datagramEcho(libc, socket, bound)
@@ -121,6 +121,8 @@ function openCalls(open: DisposableStack): Libc {
   if (Deno.build.os !== "linux") {
     throw new Deno.errors.NotSupported("epoll(7) is a part of Linux");
   }
+  // At a prompt, dlopen() itself would look in the current folder only.
+  Deno.permissions.requestSync({ name: "ffi" });
   const library = Deno.dlopen("libc.so.6", CALLS);
   open.defer(() => library.close());
   const calls = library.symbols;
@@ -176,7 +178,8 @@ function openSocket(
   // If 0 was asked for, the kernel has chosen a port.
   const length = new Uint32Array([name.length]);
   check("getsockname", calls.getsockname(socket, name, length));
-  return { socket, bound: view.getUint16(2) };
+  const bound = { port: view.getUint16(2), address: view.getUint32(4) };
+  return { socket, bound };
 }
 
 /** A set of descriptors, each with the events that are asked for. */
@@ -236,7 +239,13 @@ function streamEcho(
     const flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
     let fd: number;
     while ((fd = calls.accept4(listener, null, null, flags)) >= 0) {
-      watch(EPOLL_CTL_ADD, fd, EPOLLIN);
+      try {
+        watch(EPOLL_CTL_ADD, fd, EPOLLIN);
+      } catch {
+        // ENOMEM, or ENOSPC (/proc/sys/fs/epoll/max_user_watches): this client
+        // cannot be watched, and so not served. The others can.
+        calls.close(fd);
+      }
     }
     if (errno[0] === EAGAIN) return; // No more clients wait.
     // No descriptor is left (EMFILE), and a client still waits. epoll_wait
@@ -285,7 +294,7 @@ function streamEcho(
 function datagramEcho(
   { calls }: Libc,
   socket: number,
-  bound: number,
+  bound: { port: number; address: number },
 ): () => void {
   // The structs, and the offsets of their fields:
   // - mmsghdr, 64 bytes: msg_name 0, msg_namelen 8, msg_iov 16, msg_iovlen 24,
@@ -312,14 +321,21 @@ function datagramEcho(
     setPointer(parts + i * 16, data + i * LARGEST); // iov_base
     setLength(i, LARGEST);
   }
+  // The ports of well-known services, or this server itself: by loopback, or by the
+  // address that it is bound to. From outside no packet comes with such a sender.
+  const isEchoing = (view: DataView, port: number) =>
+    view.getUint16(port) < 1024 ||
+    view.getUint16(port) === bound.port &&
+      (view.getUint8(port + 2) === 127 ||
+        view.getUint32(port + 2) === bound.address);
   return () => {
     const count = calls.recvmmsg(socket, memory, BATCH, MSG_DONTWAIT, null);
     for (let i = 0; i < count; i++) {
       setLength(i, view.getUint32(i * 64 + 56, true)); // msg_len
-      // A forged sender may have this server's port. The echo would come back
-      // here for ever (lesson 06). Port 0 stops it: nothing can be sent there.
+      // An echo to a forged sender might come back for ever (lesson 06). Port 0
+      // stops it: nothing can be sent there.
       const port = names + i * 16 + 2;
-      if (view.getUint16(port) === bound) view.setUint16(port, 0);
+      if (isEchoing(view, port)) view.setUint16(port, 0);
     }
     for (let done = 0; done < count;) {
       const rest = new Uint8Array(memory, done * 64);
@@ -370,7 +386,7 @@ if (import.meta.main) {
     demo: {
       help: "the same load on this server and on lesson 17's",
       options: { ...common.demo, clients, duration: { default: 1000, ...ms } },
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {

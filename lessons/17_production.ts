@@ -287,7 +287,7 @@ async function clientWithProgress({ output, ...load }: LoadOptions & Io) {
 if (import.meta.main) {
   const max = 2 ** 31 - 1;
   const noGate = { default: false, help: "let Deno's loop say who is next" };
-  const clients = { min: 1, max: 100_000, help: "how many at once" };
+  const clients = { min: 1, max: 5000, help: "how many at once" };
 
   await runLesson(import.meta.url, {
     demo: {
@@ -310,7 +310,7 @@ if (import.meta.main) {
         noGate,
       },
       show: "trace",
-      drains: true,
+      endsOnSignal: true,
       run: server,
     },
     client: {

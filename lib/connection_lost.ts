@@ -25,13 +25,15 @@ export function isConnectionLost(error: unknown): boolean {
   const { code } = error as { code?: unknown };
   switch (code) {
     case "ECONNRESET": // The other side has sent a RST,
-    case "EPIPE": // which a write finds out like this,
+    case "EPIPE": // which a write finds out like this (or this side has ended),
     case "ENOTCONN": // and Deno, before it could ask for the client's address,
     case "ECONNABORTED": // and other systems than Linux.
     case "ETIMEDOUT": // The other side does not answer any more.
     case "EHOSTUNREACH": // There is no way to the other side any more.
     case "ENETUNREACH":
-    case "ECONNREFUSED": // A firewall on the way says so (ICMP).
+    case "ECONNREFUSED": // A firewall on the way says so (ICMP),
+    case "EPERM": // or this host's own, when the connection is to be accepted.
+    case "ENOTSUP": // EOPNOTSUPP: as accept(2) says, to be tried again.
       return true;
   }
   // Deno has no code for ENONET, EPROTO, ENOPROTOOPT, ENETDOWN and EHOSTDOWN:

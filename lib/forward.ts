@@ -4,7 +4,12 @@
  * @module
  */
 
-import { type Reader, writeFull, type Writer } from "./full_io.ts";
+import {
+  MAX_EMPTY_READS,
+  type Reader,
+  writeFull,
+  type Writer,
+} from "./full_io.ts";
 
 /** How many bytes are on their way in one direction at most. */
 const BUFFER_SIZE = 64 * 1024;
@@ -80,9 +85,14 @@ export async function forward(
 /** One direction, up to its end. */
 async function passOn(from: ForwardedConn, to: ForwardedConn): Promise<void> {
   const buffer = new Uint8Array(BUFFER_SIZE);
+  let emptyReads = 0;
   while (true) {
     const count = await from.read(buffer);
     if (count === null) break;
+    emptyReads = count === 0 ? emptyReads + 1 : 0;
+    if (emptyReads === MAX_EMPTY_READS) {
+      throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
+    }
     await writeFull(to, buffer.subarray(0, count));
   }
   await to.closeWrite();

@@ -197,8 +197,18 @@ export async function writeFull(
   return written;
 }
 
-/** A count that cannot be true would corrupt the data without an error. */
-function checkCount(who: string, count: number, remaining: number): void {
+/**
+ * Checks how many bytes a read or a write has handled. A count that cannot be true
+ * would corrupt the data without an error.
+ *
+ * @param who `Reader` or `Writer`.
+ * @throws {RangeError} If it is not an integer from 0 to `remaining`.
+ */
+export function checkCount(
+  who: string,
+  count: number,
+  remaining: number,
+): void {
   if (!Number.isInteger(count) || count < 0 || count > remaining) {
     throw new RangeError(
       `${who} returned ${count}: expected an integer from 0 to ${remaining}`,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { MAX_EMPTY_READS, type Reader } from "./full_io.ts";
+import { checkCount, MAX_EMPTY_READS, type Reader } from "./full_io.ts";
 
 /** A line is longer than its reader accepts. */
 export class LineTooLongError extends Error {
@@ -23,8 +23,8 @@ export interface ReadLinesOptions {
 }
 
 /** How many bytes a first read takes at most, and a later one of short lines. */
-const FIRST_BUFFER = 4 * 1024;
-const LATER_BUFFER = 64 * 1024;
+const FIRST_CHUNK = 4 * 1024;
+const LATER_CHUNK = 64 * 1024;
 
 /**
  * Reads lines, as many bytes at a time as there are.
@@ -33,6 +33,8 @@ const LATER_BUFFER = 64 * 1024;
  * @param options How long a line may be.
  * @returns Each line with its newline; the last one may have none.
  * @throws {LineTooLongError} If a line has more than `maxLength` bytes.
+ * @throws {RangeError} If `maxLength` is not a number from 0, or the reader returns
+ * an impossible count.
  * @throws {Error} If the reader returns 0 bytes 100 times in a row.
  * @throws The reader's own errors.
  *
@@ -57,9 +59,10 @@ export async function* readLines(
   reader: Reader,
   { maxLength = 64 * 1024 }: ReadLinesOptions = {},
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
+  if (!(maxLength >= 0)) throw new RangeError(`Not a length: ${maxLength}`);
   // One buffer for all that has come and is in no line yet, however small the
   // pieces are in which it comes: from `start` to `end`.
-  let buffer = new Uint8Array(Math.min(maxLength + 1, FIRST_BUFFER));
+  let buffer = new Uint8Array(Math.min(maxLength + 1, FIRST_CHUNK));
   let start = 0;
   let end = 0;
   let emptyReads = 0;
@@ -67,6 +70,7 @@ export async function* readLines(
     // There is always room for a byte: it is made below.
     const count = await reader.read(buffer.subarray(end));
     if (count === null) break;
+    checkCount("Reader", count, buffer.length - end);
     emptyReads = count === 0 ? emptyReads + 1 : 0;
     if (emptyReads === MAX_EMPTY_READS) {
       throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
@@ -90,7 +94,7 @@ export async function* readLines(
       // What is left moves to the front: of a larger buffer if reads fill this
       // one, or if the line does.
       const rest = buffer.subarray(start, end);
-      if (buffer.length < LATER_BUFFER || rest.length * 2 > buffer.length) {
+      if (buffer.length < LATER_CHUNK || rest.length * 2 > buffer.length) {
         buffer = new Uint8Array(Math.min(buffer.length * 2, maxLength + 1));
       }
       buffer.set(rest);

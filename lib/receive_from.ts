@@ -54,6 +54,9 @@ export async function receiveFrom(
   milliseconds: number,
   onStranger?: (from: Deno.NetAddr) => unknown,
 ): Promise<Uint8Array<ArrayBuffer> | null> {
+  if (!/^[\d.]+$|:/.test(peer.hostname)) {
+    throw new TypeError(`Not an IP address: ${JSON.stringify(peer.hostname)}`);
+  }
   const own = plainAddress((socket.addr as Deno.NetAddr).hostname);
   const to = plainAddress(peer.hostname);
   const host = to in THIS_HOST ? THIS_HOST[own] ?? own : to;

@@ -135,7 +135,7 @@ export async function serve(
   onListen(listener.addr);
 
   const clients = new Set<GuardedConn>();
-  const most = maxConnections || Infinity;
+  const most = maxConnections > 0 ? maxConnections : Infinity;
   const gate = noGate ? undefined : new ReadGate();
   let connections = 0;
   let wake = () => {};
@@ -171,9 +171,12 @@ export async function serve(
     // and may finish, but not take longer than the server can wait.
     signal.removeEventListener("abort", stopAccepting);
     stopAccepting();
-    if (clients.size > 0) onDrain(clients.size);
     clients.forEach((client) => client.drain());
-    await withDeadline(allLeave(), drainTimeout).catch(closeAll);
+    try {
+      if (clients.size > 0) onDrain(clients.size);
+    } finally {
+      await withDeadline(allLeave(), drainTimeout).catch(closeAll);
+    }
   }
   return { connections };
 
@@ -186,6 +189,15 @@ export async function serve(
     clients.forEach((client) => client.close());
     // Their handlers find out at once, if they wait for nothing else.
     await withDeadline(allLeave(), 0).catch(() => {});
+  }
+
+  /** One client's error must not end the server, because nobody takes reports. */
+  function tryToReport(error: unknown): void {
+    try {
+      report(error);
+    } catch {
+      // Where standard error is full, console.error() throws.
+    }
   }
 
   async function serveClient(client: GuardedConn): Promise<void> {
@@ -201,7 +213,7 @@ export async function serve(
       // same is true if this server has closed it (4 and 9).
       const isExpected = isConnectionLost(error) ||
         client.isClosed && isClosedResource(error);
-      if (!isExpected) report(error);
+      if (!isExpected) tryToReport(error);
     } finally {
       client.close();
       clients.delete(client);

@@ -128,3 +128,22 @@ Deno.test("the lessons point at their sections of the guide", () => {
     assertEquals(see?.[1], headingOf(lesson));
   }
 });
+
+Deno.test("the guide's tables name the system calls that README's table has", () => {
+  // There they are held against what strace(1) sees.
+  const readme = Deno.readTextFileSync(new URL("README.md", ROOT));
+  const calls = new Map(Array.from(
+    readme.matchAll(/^\| `.*?` +\| (`[\w.]+`) +\| (.*?) +\|$/gm),
+    ([, call, calls]) => [call, calls],
+  ));
+  let compared = 0;
+  for (
+    const [, call, said] of GUIDE.matchAll(/^\| (`[\w.]+`) +\| (.*?) +\|$/gm)
+  ) {
+    const known = calls.get(call);
+    if (known === undefined) continue;
+    assert(said.startsWith(known), `${call}: ${said}`);
+    compared++;
+  }
+  assert(compared > 10, `${compared}`);
+});

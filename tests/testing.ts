@@ -331,6 +331,8 @@ export interface KernelRow {
   /** How long the timer still runs. */
   seconds: number;
   retransmits: number;
+  /** Bytes without an acknowledgement, and that wait. */
+  sendQueue: number;
   inode: string;
 }
 
@@ -357,6 +359,7 @@ export function kernelRows(): KernelRow[] {
       state: STATES[fields[3]] ?? fields[3],
       timer: TIMERS[timer],
       seconds: ticks / 100,
+      sendQueue: parseInt(fields[4].split(":")[0], 16),
       retransmits: parseInt(fields[6], 16),
       inode: fields[9],
     };
@@ -366,6 +369,22 @@ export function kernelRows(): KernelRow[] {
 /** What the kernel lists of one end of a connection. */
 export const kernelRow = (own: number, other: number) =>
   kernelRows().find((row) => row.own === own && row.other === other);
+
+/**
+ * How many segments the kernel has sent again on a connection, as ss(8) knows it
+ * by netlink: `undefined` where there is no `ss`, or no such connection any more.
+ */
+export async function sentAgain(
+  own: number,
+  other: number,
+): Promise<number | undefined> {
+  const command = new Deno.Command("sh", {
+    args: ["-c", `ss -Htian sport = :${own} and dport = :${other}`],
+  });
+  const text = new TextDecoder().decode((await command.output()).stdout);
+  if (text === "") return undefined;
+  return Number(text.match(/ retrans:\d+\/(\d+)/)?.[1] ?? 0);
+}
 
 /** Whether nobody listens on this port of 127.0.0.1 any more. */
 export async function isFree(port: number): Promise<boolean> {
@@ -420,4 +439,62 @@ export async function fakeProgram(name: string, script: string) {
     env: { PATH: `${folder}:${Deno.env.get("PATH")}` },
     [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
   };
+}
+
+/** Whether tests may make networks of their own, by unshare(1). */
+export async function canUnshare(): Promise<boolean> {
+  const command = new Deno.Command("sh", {
+    args: ["-c", "unshare -n sh -c 'ip link set lo up'"],
+    stdout: "null",
+    stderr: "null",
+  });
+  return (await command.output()).success;
+}
+
+/** Runs what it wraps in a network of its own, which a script for `sh` makes. */
+export const inNetwork = (script: string) => (command: string[]) => [
+  ...["unshare", "-n", "sh", "-c"],
+  `ip link set lo up && ${script} && exec "$@"`,
+  "sh",
+  ...command,
+];
+
+/** Whether tests may mount files of their own over others. */
+export async function canMount(): Promise<boolean> {
+  const command = new Deno.Command("sh", {
+    args: ["-c", "unshare -m mount --bind /etc/hosts /etc/hosts"],
+    stdout: "null",
+    stderr: "null",
+  });
+  return (await command.output()).success;
+}
+
+/**
+ * Runs what it wraps with another `/etc/hosts`, which nobody else sees.
+ *
+ * @param text What stands in it.
+ */
+export async function withHosts(text: string) {
+  const file = await Deno.makeTempFile();
+  await Deno.writeTextFile(file, text);
+  await Deno.chmod(file, 0o644);
+  return {
+    wrapper: (command: string[]) => [
+      ...["unshare", "-m", "sh", "-c"],
+      'mount --bind "$0" /etc/hosts && exec "$@"',
+      file,
+      ...command,
+    ],
+    [Symbol.asyncDispose]: () => Deno.remove(file),
+  };
+}
+
+/** Whether this host has `::1`. */
+export function hasIpv6(): boolean {
+  try {
+    Deno.listen({ hostname: "::1", port: 0 }).close();
+    return true;
+  } catch {
+    return false;
+  }
 }

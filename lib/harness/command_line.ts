@@ -43,7 +43,7 @@ export interface Mode {
   /** What is printed last, however it ends. */
   last?: string;
   /** Whether it ends by itself when its `signal` is aborted. */
-  drains?: boolean;
+  endsOnSignal?: boolean;
   /** If it resolves to a number, this is the exit code. */
   run(options: never): unknown;
 }
@@ -68,7 +68,7 @@ export interface Io {
   report(error: unknown): void;
   /** Prints a server's first line. */
   onListen(address: Deno.NetAddr): void;
-  /** Aborted by SIGINT and SIGTERM, for a mode that `drains`. */
+  /** Aborted by SIGINT and SIGTERM, for a mode that `endsOnSignal`. */
   signal: AbortSignal;
 }
 
@@ -178,7 +178,7 @@ export function parseCommandLine(
   for (const flag of flags) {
     // To parseArgs() this is a value, which would be lost without a word.
     const isValued = argv.some((word, i) =>
-      word.startsWith(`--${flag}=`) ||
+      word.startsWith(`--${flag}=`) || word.startsWith(`--no-${flag}=`) ||
       word === `--${flag}` && /^(true|false)$/.test(argv[i + 1] ?? "")
     );
     if (isValued) throw new UsageError(`--${flag} takes no value`);

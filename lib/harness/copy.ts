@@ -21,6 +21,8 @@ const ORIGIN = "Linux sockets in Deno";
 const HEADER = /^\/\*\*[^]*?\*\/\n\n?/;
 const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
 const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
+const DECLARATION =
+  /^(?:export )?(?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
 const EXPORT =
   /^export (?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
 /** From the demo on, with its comment, a lesson is about itself. */
@@ -50,6 +52,7 @@ const fileNameOf = (path: string) => path.slice(path.lastIndexOf("/") + 1);
 export function copyOf(paths: string[], fileName: string): string {
   const outside = new Map<string, Set<string>>();
   const parts = new Map<string, string>();
+  const declared = new Map<string, string>();
   const take = (path: string) => {
     if (parts.has(path)) return;
     const text = read(path).replace(DEMO, "");
@@ -71,6 +74,14 @@ export function copyOf(paths: string[], fileName: string): string {
       .replaceAll(/^\/\*\*\n|^ \*\n \* @[^]*/gm, "")
       .replaceAll(/^ \*/gm, "//").trimEnd();
     const body = code.replaceAll(EXAMPLE, "").trim();
+    for (const [, , name = ""] of body.matchAll(DECLARATION)) {
+      const other = declared.get(name) ?? path;
+      if (other !== path) {
+        const both = `${other} and ${path} both declare ${name}`;
+        throw new UsageError(`${both}: copy them into two files`);
+      }
+      declared.set(name, path);
+    }
     parts.set(path, `${`// ${path}\n${about}`.trim()}\n\n${body}\n`);
   };
   paths.forEach(take);
@@ -79,7 +90,8 @@ export function copyOf(paths: string[], fileName: string): string {
     outside,
     ([from, names]) => `import { ${[...names].join(", ")} } from "${from}";`,
   );
-  const { usage, start } = usageOf(paths, fileName);
+  const modules = [...parts.values()].join("\n");
+  const { usage, start } = usageOf(paths, modules, fileName);
   const notes = [
     `// ${paths.join(", ")} of ${ORIGIN}, in one file.`,
     `// Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`,
@@ -90,13 +102,15 @@ export function copyOf(paths: string[], fileName: string): string {
 }
 
 /** How a copy is used, and the lines that start its program. */
-function usageOf(paths: string[], fileName: string) {
+function usageOf(paths: string[], modules: string, fileName: string) {
   const lesson = paths.find(isLesson);
   if (lesson === undefined) {
-    const exported = paths.flatMap((path) => [...read(path).matchAll(EXPORT)])
+    const exported = [...modules.matchAll(EXPORT)]
       .map(([, kind, name]) => /^[it]/.test(kind!) ? `type ${name}` : name);
     const usage = exported.length > 0
-      ? `import { ${exported.join(", ")} } from "./${fileName}";`
+      ? `import { ${exported.join(", ")} } from ${
+        JSON.stringify(`./${fileName}`)
+      };`
       : `deno run --preload=${fileName} --allow-net any_program.ts`;
     return { usage, start: "" };
   }
@@ -191,11 +205,34 @@ function fileFor(paths: string[], out: string): string {
       return false; // It is not there yet.
     }
   };
-  const file = isFolder(path) ? `${path}/${fileNameOf(paths[0]!)}` : path;
-  if (!/\.[cm]?ts$/.test(file)) { // Deno goes by the name.
+  const file = isFolder(path)
+    ? `${path.replace(/\/+$/, "")}/${fileNameOf(paths[0]!)}`
+    : path;
+  if (!/(?<!\.d)\.[cm]?ts$/.test(file) || /\p{Cc}/u.test(file)) {
+    // Deno goes by the name, which also stands in the copy.
     throw new UsageError(`${JSON.stringify(out)} does not end in .ts`);
   }
   return file;
+}
+
+/** What is said of a copy: how to run it, or what to import from it. */
+function describeCopy(text: string, file: string): string[] {
+  const [, , usage = ""] = text.split("\n").map((it) => it.slice("// ".length));
+  const [, command, modes = ""] =
+    usage.match(/^(deno run .+?) \S+ \[(.+?)\]/) ??
+      [];
+  const word = /^[\w./-]+$/.test(file)
+    ? file
+    : `'${file.replaceAll("'", "'\\''")}'`;
+  const lines = command === undefined
+    ? [usage]
+    : modes.split("|").map((mode) => `${command} ${word} ${mode}`);
+  if (/^import .* from "node:/m.test(text)) {
+    lines.push("It imports a module of Node's: beside a package.json");
+    lines.push("`deno check` wants @types/node for that.");
+  }
+  return [`${file}: ${text.split("\n").length - 1} lines`]
+    .concat(lines.map((line) => `  ${line}`));
 }
 
 if (import.meta.main) {
@@ -206,16 +243,14 @@ if (import.meta.main) {
       help: "a lesson and modules of lib, with commas, or trace; and where to",
       options: { force },
       operands: "NAME[,NAME...] [OUT]",
-      async run(
-        { operands: [names = "", out, ...more], force, output, print },
-      ) {
-        if (names === "") throw new UsageError("which lesson, or module?");
+      async run({ operands: [names, out, ...more], force, output, print }) {
+        if (names === undefined) findSource(""); // It says which there are.
         if (more.length > 0) {
           throw new UsageError(
             `unexpected argument ${JSON.stringify(more[0])}`,
           );
         }
-        const paths = names.split(",").map(findSource);
+        const paths = [...new Set(names!.split(",").map(findSource))];
         if (paths.filter(isLesson).length > 1) {
           throw new UsageError("two lessons make no one program");
         }
@@ -227,14 +262,16 @@ if (import.meta.main) {
         const text = copyOf(paths, fileNameOf(file));
         // A new file: what has this name may be a link to something else.
         if (force) await Deno.remove(file).catch(() => {});
-        await Deno.writeTextFile(file, text, { createNew: true });
-        const [, , usage = ""] = text.split("\n");
-        await print(`${file}: ${text.split("\n").length - 1} lines`);
-        await print(`  ${usage.slice("// ".length)}`);
-        if (/^import .* from "node:/m.test(text)) {
-          await print("  It imports a module of Node's: beside a package.json");
-          await print("  `deno check` wants @types/node for that.");
+        try {
+          await Deno.writeTextFile(file, text, { createNew: true });
+        } catch (error) {
+          const isThere = error instanceof Deno.errors.AlreadyExists;
+          if (isThere) {
+            throw new Error(`${file} exists: --force writes over it`);
+          }
+          throw new Error(`write ${file}`, { cause: error });
         }
+        for (const line of describeCopy(text, file)) await print(line);
       },
     },
   });

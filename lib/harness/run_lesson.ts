@@ -18,7 +18,7 @@ import {
 } from "./command_line.ts";
 import { readHeader } from "./header.ts";
 import { startShow } from "./show.ts";
-import { OrderedOutput } from "./stdout.ts";
+import { OrderedOutput } from "./ordered_output.ts";
 
 /** How long a demo may take to end after a signal, in milliseconds. */
 const DEMO_ENDS = 3000;
@@ -151,7 +151,7 @@ async function runMode(
   // Whatever the reason is, what still runs is to end, as a demo's child is.
   stop.abort();
   let hasEnded = true;
-  if (mode.drains) {
+  if (mode.endsOnSignal) {
     // What it says now does not matter: it is told to end, and that is why.
     const drained = running.then(() => true, () => true);
     const late = () => pause(DEMO_ENDS).then(() => false);
@@ -179,7 +179,10 @@ function callOf(error: unknown, mode: string, values: unknown): string {
     : SERVERS.includes(mode) && call.startsWith("listen");
   // The name of a host may contain anything that a terminal would obey.
   const address = isKnown
-    ? ` ${formatAddress(values as Deno.NetAddr)}`.replace(/\p{Cc}+/gu, " ")
+    ? ` ${formatAddress(values as Deno.NetAddr)}`.replace(
+      /[\p{Cc}\p{Cf}]+/gu,
+      " ",
+    )
     : "";
   return `${call === "listenDatagram" ? "bind" : call}${address}: `;
 }

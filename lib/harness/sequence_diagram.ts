@@ -31,6 +31,8 @@ type SidedEvent = SequenceEvent & { side: Side };
 const STATE_WIDTH = 12;
 /** With less room than this for words, each event gets a line of its own. */
 const LEAST_ROOM = 18;
+/** Nobody reads more events than this. */
+const MOST_EVENTS = 1000;
 
 /**
  * Collects what a client and a server did, and draws it: the client on the
@@ -58,7 +60,13 @@ export class SequenceDiagram {
   }
 
   #inOrder(): SidedEvent[] {
-    return this.#events.toSorted((a, b) => a.at - b.at);
+    return this.#events.toSorted((a, b) => a.at - b.at).slice(0, MOST_EVENTS);
+  }
+
+  /** Says that some are left out, in a line of its own, if they are. */
+  #leftOut(): string[] {
+    const count = this.#events.length - MOST_EVENTS;
+    return count > 0 ? [`${count} later calls are not drawn`] : [];
   }
 
   /**
@@ -106,7 +114,7 @@ export class SequenceDiagram {
         client = server = "";
       }
     }
-    return rows.join("\n");
+    return [...rows, ...this.#leftOut()].join("\n");
   }
 
   /** One event after the other, where two lanes have no room. */
@@ -117,7 +125,7 @@ export class SequenceDiagram {
       const after = states ? ` [${states.client}, ${states.server}]` : "";
       return wrapText(`${who} ${what}${after}`, Math.max(columns, 20) - 2)
         .map((line, i) => i === 0 ? line : `  ${line}`);
-    }).join("\n");
+    }).concat(this.#leftOut()).join("\n");
   }
 
   /**
@@ -144,7 +152,8 @@ export class SequenceDiagram {
         rows.push(`  Note over client,server: ${client} / ${server}`);
       }
     }
-    return rows.join("\n");
+    const leftOut = this.#leftOut().map((it) => `  %% ${it}`);
+    return [...rows, ...leftOut].join("\n");
   }
 }
 

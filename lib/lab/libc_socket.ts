@@ -48,6 +48,9 @@ export const SOCKET_OPTIONS = {
   TCP_USER_TIMEOUT: [6, 18],
 } as const;
 
+/** `TCP_INFO`, as far as its `tcpi_total_retrans`, and where this is in it. */
+const [IPPROTO_TCP, TCP_INFO, TCP_INFO_SIZE, TOTAL_RETRANS] = [6, 11, 104, 100];
+
 /** The name of one of them. */
 export type SocketOption = keyof typeof SOCKET_OPTIONS;
 
@@ -118,6 +121,9 @@ export class LibcError extends Error {
  * ```
  */
 export function openLibc(): Libc {
+  // Asked for by dlopen() itself, at a prompt, it would look for the library in
+  // the current folder only.
+  Deno.permissions.requestSync({ name: "ffi" });
   if (Deno.build.os === "linux") return new Libc();
   throw new Deno.errors.NotSupported(
     `This needs Linux: it calls libc.so.6, and this is ${Deno.build.os}`,
@@ -212,6 +218,18 @@ export class LibcDescriptor {
     const length = new Uint32Array([4]);
     this.libc.call("getsockopt", this.fd, level, name, value, length);
     return value[0]!;
+  }
+
+  /**
+   * How many segments TCP has sent again on this connection: `tcpi_total_retrans`
+   * of `TCP_INFO`, tcp(7). The number in `/proc/net/tcp` leaves out the tail loss
+   * probe (RFC 8985, 7), which often is the first one.
+   */
+  retransmits(): number {
+    const info = new Uint32Array(TCP_INFO_SIZE / 4);
+    const length = new Uint32Array([info.byteLength]);
+    this.libc.call("getsockopt", this.fd, IPPROTO_TCP, TCP_INFO, info, length);
+    return info[TOTAL_RETRANS / 4]!;
   }
 
   /** `setsockopt(2)`. Throws a `RangeError` for other than 32-bit integers. */

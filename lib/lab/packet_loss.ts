@@ -29,11 +29,14 @@ export function dropIncoming(conn: Deno.TcpConn): void {
 }
 
 /**
- * Ends the loss: what comes in arrives again.
- *
- * @throws {Deno.errors.NotFound} If the connection is closed, or not IPv4.
+ * Ends the loss: what comes in arrives again. Where the connection is gone
+ * meanwhile, there is nothing to end.
  */
 export function passIncoming(conn: Deno.TcpConn): void {
   using libc = openLibc();
-  descriptorOf(libc, conn).setsockopt("IP_MINTTL", 0);
+  try {
+    descriptorOf(libc, conn).setsockopt("IP_MINTTL", 0);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }

@@ -17,13 +17,17 @@ export interface TcpRow {
   state: string;
   /** Bytes that it has sent without an answer, and that wait. A FIN is one. */
   sendQueue: number;
-  /** Bytes that have come and were not read; of LISTEN, who waits in its queue. */
+  /**
+   * Bytes that have come and were not read, and 1 for an unread FIN; of LISTEN,
+   * who waits in its queue.
+   */
   receiveQueue: number;
   /** What happens next, and in how many milliseconds; `null` if nothing does. */
   timer: { kind: string; milliseconds: number } | null;
   /**
-   * How often the oldest segment without an answer was sent again. The first
-   * time it may be a tail loss probe, which is not counted.
+   * How often the oldest segment without an answer was sent again, by a timer
+   * that doubles. A tail loss probe (RFC 8985, 7) is not counted, and often it is
+   * the first one that is sent again: see `LibcDescriptor.retransmits`.
    */
   retransmits: number;
 }

@@ -74,7 +74,7 @@ const LOOPBACK_HOST = "127.0.0.1";
  */
 export function watchSocketCalls(report: (call: SocketCall) => void): void {
   const tracedConns = new WeakSet<object>(); // Connections, but none of TLS.
-  const open = new Set<object>(); // Those that are not closed.
+  const open = new OpenConns();
   let areSeveral = false; // Then each call names its connection.
   const opened = new WeakSet<object>(); // Listeners, and sockets for datagrams.
   /** What was received, to recognize it when it is passed on. */
@@ -329,6 +329,32 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     });
 }
 
+/**
+ * The connections that are not closed. It keeps none of them alive, because Deno
+ * closes a connection when nobody holds its streams any more.
+ */
+class OpenConns {
+  size = 0;
+  #conns = new WeakSet<object>();
+  #collected = new FinalizationRegistry<void>(() => this.size--);
+
+  add(conn: object): void {
+    this.#conns.add(conn);
+    this.#collected.register(conn, undefined, conn);
+    this.size++;
+  }
+
+  /** Says whether it was open. */
+  delete(conn: object): boolean {
+    const wasOpen = this.#conns.delete(conn);
+    if (wasOpen) {
+      this.size--;
+      this.#collected.unregister(conn);
+    }
+    return wasOpen;
+  }
+}
+
 /** A program must do the same when it is watched. */
 function safely(watch: () => void): void {
   try {
@@ -367,7 +393,7 @@ interface TellOptions {
 /** What a traced stream needs of its watcher. */
 interface StreamWatcher {
   tracedConns: WeakSet<object>;
-  open: Set<object>;
+  open: OpenConns;
   nameOf(conn: Conn): string;
   tell(place: Place, what: () => string, options?: TellOptions): void;
 }

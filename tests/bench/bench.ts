@@ -672,7 +672,7 @@ await runLesson(
       help: "all parts, or those named: " + Object.keys(PARTS).join(", "),
       options: OPTIONS,
       operands: "PART...",
-      drains: true,
+      endsOnSignal: true,
       async run(options) {
         const names = options.operands.length > 0
           ? options.operands

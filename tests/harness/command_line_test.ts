@@ -95,6 +95,9 @@ Deno.test("parseCommandLine() takes the tutorial's operands for options", () => 
     assertEquals([hostname, port], ["::1", 9000], args.join(" "));
   }
   assertEquals(parse("client", "::1").values.port, 9527);
+  for (const host of ["127.1", "80.example", "9527x"]) {
+    assertEquals(parse("client", host).values.hostname, host);
+  }
 });
 
 Deno.test("parseCommandLine() passes many operands on", () => {
@@ -178,6 +181,10 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["server", "80", "--port=80"], "port given twice"],
     [["client", "a", "--host=a"], "host given twice"],
     [["client", "", "80"], "host needs a value"],
+    [["client", "9527"], "--host 9527 is a number, is it the port?"],
+    [["client", "--quiet", "080"], "--host 080 is a number, is it the port?"],
+    [["client", "--host=1"], "--host 1 is a number, is it the port?"],
+    [["server", "--host", "80"], "--host 80 is a number, is it the port?"],
     [["client", "--host="], "--host needs a value"],
     [["client", "--host"], "--host needs a value"],
     [["client", "--host", ""], "--host needs a value"],

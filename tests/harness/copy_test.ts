@@ -188,7 +188,7 @@ Deno.test("copy's program runs by the command that it names", async () => {
     const [, usage] = copied.stdout.split("\n");
     assertEquals(
       usage,
-      "  deno run --allow-net echo.ts [server|client] [PORT] [HOST]",
+      `  deno run --allow-net '${folder}/echo.ts' server`,
     );
     const start = (...args: string[]) =>
       new Deno.Command(Deno.execPath(), {
@@ -268,7 +268,12 @@ Deno.test("copy writes where the user stands, and over nothing that is there", a
 Deno.test("copy refuses what cannot be copied, in one line", async () => {
   await withFolder(async (folder) => {
     const cases: [string[], RegExp][] = [
-      [[], /^copy: which lesson, or module\?\n$/],
+      [[], /^copy: no lesson or module "", there are .*02_tcp_echo.*\n$/],
+      [["serve,"], /^copy: no lesson or module ""/],
+      [
+        ["libc_socket,16"],
+        /^copy: lib\/lab\/libc_socket\.ts and lessons\/16_epoll\.ts both declare \w+: copy/,
+      ],
       [
         ["no_such"],
         /^copy: no lesson or module "no_such", there are .*02_tcp_echo.*full_io.*trace\n$/,

@@ -100,14 +100,14 @@ if (import.meta.main) {
       help: "a server process, and a client",
       options: { ...common.demo, ask, fault },
       show: "diagram",
-      drains: true,
+      endsOnSignal: true,
       run: demo,
     },
     server: {
       help: "echoes what clients send, one client at a time",
       options: { ...common.server, drain, fault },
       show: "trace",
-      drains: Deno.args.includes("--drain"),
+      endsOnSignal: Deno.args.includes("--drain"),
       run: server,
     },
     client: {

@@ -163,6 +163,31 @@ Deno.test("runLesson() puts an error in one line, without control characters", a
   assertEquals(spoken(demo.stdout), ["server closed"]);
 });
 
+Deno.test("runLesson() lets no control character of --host reach the terminal", async () => {
+  const host = "--host=a\x1b[31mb\nc\x07\r\x9bd";
+  const modes = { client: "connect", server: "listen", demo: "listen" };
+  await Promise.all(
+    Object.entries(modes).map(async ([mode, call]) => {
+      const { code, stdout, stderr } = await run(FIXTURE, [
+        ...[mode, host, "--port=1", "--quiet"],
+      ]);
+      assertEquals(code, 1);
+      assertMatch(stdout, mode === "client" ? /^client done!!\n$/ : /^$/);
+      assert(stderr.startsWith(`${NAME}: ${call} a [31mb c d:1: `), stderr);
+      assertMatch(stderr, /^\P{Cc}+\n$/u, "one line, and no control character");
+    }),
+  );
+});
+
+Deno.test("runLesson() asks whether a number in place of a host is the port", async () => {
+  const { code, stdout, stderr } = await run(FIXTURE, ["client", "9527"]);
+  assertEquals([code, stdout], [2, ""]);
+  assertEquals(
+    stderr,
+    `${NAME}: --host 9527 is a number, is it the port?\n`,
+  );
+});
+
 Deno.test("runLesson() says where it could not connect, listen or resolve", async () => {
   const client = ["client", "--quiet"];
   const refused = await run(FIXTURE, [...client, "--port=1"]);

@@ -191,3 +191,35 @@ Deno.test("SequenceDiagram is the same in color but for the escapes", {
   // deno-lint-ignore no-control-regex
   assertEquals(color.replaceAll(/\x1b\[\d+m/g, ""), plain);
 });
+
+Deno.test("SequenceDiagram cuts what nobody would read, and says so", () => {
+  const withEvents = (count: number) => {
+    const diagram = new SequenceDiagram();
+    // The last ones first: what is cut is the end in the order of time.
+    for (let at = count; at > 0; at--) {
+      const side = at % 2 === 1 ? "client" : "server";
+      diagram.lane(side)({ at, what: `call ${at}`, toPeer: true });
+    }
+    return diagram;
+  };
+  const ways: Record<string, (diagram: SequenceDiagram) => string> = {
+    draw: (it) => it.draw({ columns: 80, color: false }),
+    list: (it) => it.draw({ columns: 30, color: false }),
+    mermaid: (it) => it.mermaid(),
+  };
+  for (const [name, textOf] of Object.entries(ways)) {
+    const calls = (text: string) => text.match(/\bcall \d+/g)!;
+    const all = textOf(withEvents(1000));
+    assertEquals(calls(all).length, 1000, name);
+    assert(!all.includes("not drawn"), name);
+
+    // Many more than a function takes arguments.
+    const cut = textOf(withEvents(200_000)).split("\n");
+    assertEquals(
+      cut.pop(),
+      `${name === "mermaid" ? "  %% " : ""}199000 later calls are not drawn`,
+    );
+    assertEquals(calls(cut.join("\n")), calls(all), name);
+    assertEquals(cut.join("\n"), all, name);
+  }
+});

@@ -189,6 +189,7 @@ Deno.test("describeLoad() has a line for each thing, also without an echo", () =
     p50: 0.123,
     p99: 10,
     when: "at the end",
+    most: 19,
     starved: 3,
     index: 0.25,
   };
@@ -199,6 +200,10 @@ Deno.test("describeLoad() has a line for each thing, also without an echo", () =
       "99 % within 10.00 ms\n" +
       "at the end: 3 clients without an echo, Jain's index 0.250\n" +
       "(the index is 1 if all have as many echoes, 1/4 if one has them all)",
+  );
+  assertMatch(
+    describeLoad({ ...report, most: 9 }),
+    /\n\(but nobody had more than 9: too few to compare clients\)$/,
   );
   assertMatch(
     describeLoad({ ...report, rate: 0, p50: undefined, p99: undefined }),

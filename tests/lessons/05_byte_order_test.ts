@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { endianness } from "node:os";
 import { demo } from "../../lessons/05_byte_order.ts";
 import { UsageError } from "../../lib/harness/command_line.ts";
-import { run } from "../testing.ts";
+import { hasProgram, LessonProcess, onTerminal, run } from "../testing.ts";
 
 const LESSON = "05_byte_order.ts";
 const IS_LITTLE = endianness() === "LE";
@@ -95,4 +95,30 @@ Deno.test("05 refuses what is no number", async () => {
   const { code, stdout, stderr } = await run(LESSON, ["demo", "1", "2x"]);
   assertEquals([code, stdout], [2, ""]);
   assertEquals(stderr, `05_byte_order: ${refusal("2x")}\n`);
+});
+
+Deno.test("05 asks for FFI on a terminal, and takes yes for an answer", {
+  ignore: !await hasProgram("script"),
+}, async () => {
+  await using process = new LessonProcess(LESSON, ["9527"], {
+    flags: [],
+    env: { NO_COLOR: "1" },
+    wrapper: onTerminal,
+  });
+  await process.stdoutHas(/Allow\?.* > /);
+  // Deno throws away what is typed until 100 ms have passed without any, so that
+  // nobody says yes by mistake.
+  const typing = setInterval(() => {
+    process.type("y\n").catch(() => {}); // It may have ended.
+  }, 300);
+  try {
+    await process.stdoutHas("This host is");
+  } finally {
+    clearInterval(typing);
+  }
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0, stdout);
+  assert(stdout.includes(`This host is ${ORDER}: `), stdout);
+  assert(/^ *0 +sin_family /m.test(stdout), stdout);
+  assert(/^ *8 +sin_zero( +00){8} /m.test(stdout), stdout);
 });

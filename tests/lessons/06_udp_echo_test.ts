@@ -1,12 +1,15 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { client, server } from "../../lessons/06_udp_echo.ts";
 import {
+  canMount,
+  hasIpv6,
   hasProgram,
   LessonProcess,
   onTerminal,
   replaced,
   run,
   startServer,
+  withHosts,
 } from "../testing.ts";
 
 const LESSON = "06_udp_echo.ts";
@@ -17,16 +20,24 @@ class Peer implements Disposable {
   #socket: Deno.DatagramConn;
   #buffer = new Uint8Array(65535);
 
-  constructor(hostname = "127.0.0.1") {
-    this.#socket = Deno.listenDatagram({ hostname, port: 0, transport: "udp" });
+  constructor(hostname = "127.0.0.1", port = 0) {
+    this.#socket = Deno.listenDatagram({ hostname, port, transport: "udp" });
   }
 
   get port(): number {
     return (this.#socket.addr as Deno.NetAddr).port;
   }
 
-  async send(data: Uint8Array | string, port: number): Promise<void> {
-    const to = { transport: "udp" as const, hostname: "127.0.0.1", port };
+  get hostname(): string {
+    return (this.#socket.addr as Deno.NetAddr).hostname;
+  }
+
+  async send(
+    data: Uint8Array | string,
+    port: number,
+    hostname = "127.0.0.1",
+  ): Promise<void> {
+    const to = { transport: "udp" as const, hostname, port };
     const bytes = typeof data === "string" ? encode(data) : data;
     assertEquals(await this.#socket.send(bytes, to), bytes.length);
   }
@@ -419,4 +430,97 @@ Deno.test("06 server PORT, as in the tutorial: one that is taken", async () => {
   assertEquals([code, stdout], [1, ""]);
   const message = `06_udp_echo: bind 0.0.0.0:${taken.port}: EADDRINUSE`;
   assert(stderr.startsWith(`${message} (Address already in use)`), stderr);
+});
+
+Deno.test("06 demo --host localhost shows what it shows at an address", async () => {
+  const args = ["--host", "localhost", "--quiet"];
+  const { code, stdout, stderr } = await run(LESSON, args);
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(stdout.split("\n").slice(1), [
+    "recv:hello",
+    "recv:",
+    "recv:你好",
+    "recv:two datagrams",
+    "recv:stay two",
+    "server closed",
+    "",
+  ]);
+});
+
+Deno.test("06 server and client find each other by a name that is ::1 first", {
+  ignore: !hasIpv6() || !await canMount(),
+}, async () => {
+  await using hosts = await withHosts("::1 localhost\n127.0.0.1 localhost\n");
+  const { wrapper } = hosts;
+  const named = ["--host=localhost", "--quiet"];
+  const args = ["server", "--port=0", ...named];
+  await using process = new LessonProcess(LESSON, args, { wrapper });
+  const port = await process.port();
+  // IPv6, unless this host's gai.conf(5) turns them round.
+  const first = /^listening on (\[::1\]|127\.0\.0\.1):\d+\n/;
+  assertMatch(await process.stdoutHas("\n"), first);
+  const talked = await run(LESSON, ["client", `--port=${port}`, ...named], {
+    input: "hello\n",
+    wrapper,
+  });
+  assertEquals(
+    [talked.code, talked.stdout, talked.stderr],
+    [0, "recv:hello\n", ""],
+  );
+  const demo = await run(LESSON, named, { wrapper });
+  assertEquals([demo.code, demo.stderr], [0, ""]);
+  assertMatch(demo.stdout, first);
+  assert(demo.stdout.includes("\nrecv:stay two\n"), demo.stdout);
+});
+
+/**
+ * Lets `sender` and then somebody else ask a server on 127.0.0.1 only, and looks
+ * what each gets, and how often the server has sent something.
+ */
+async function assertNoEcho(
+  openSender: (port: number) => Peer,
+): Promise<void> {
+  const { process, port } = await startServer(LESSON);
+  await using _ = process;
+  using sender = openSender(port);
+  using other = new Peer();
+  for (let i = 0; i < 5; i++) await sender.send("round and round", port);
+  // The server takes one after the other: this echo would be the later one.
+  await other.send("hello", port);
+  assertEquals(await other.expects("hello"), port);
+  await other.send("nothing before this", sender.port, sender.hostname);
+  assertEquals(await sender.expects("nothing before this"), other.port);
+
+  process.kill("SIGTERM");
+  const { code, stderr } = await process.result();
+  assertEquals(code, 0);
+  assertEquals(stderr.match(/ recvfrom /g)?.length, 6);
+  assertEquals(stderr.match(/ sendto /g)?.length, 1, stderr);
+}
+
+/** A socket at a well-known port, or `undefined` for who may not have one. */
+function openWellKnown(): Peer | undefined {
+  for (let port = 1023; port > 1000; port--) {
+    try {
+      return new Peer("127.0.0.1", port);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) return undefined;
+    }
+  }
+}
+
+const isPrivileged = (() => {
+  using peer = openWellKnown();
+  return peer !== undefined;
+})();
+
+Deno.test("06 server sends nothing to a well-known port", {
+  ignore: !isPrivileged,
+}, async () => {
+  await assertNoEcho(() => openWellKnown()!);
+});
+
+Deno.test("06 server sends nothing to its own port at another own address", async () => {
+  // It might be one that answers whatever comes, as this one does.
+  await assertNoEcho((port) => new Peer("127.0.0.2", port));
 });

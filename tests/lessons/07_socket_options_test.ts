@@ -117,6 +117,16 @@ Deno.test("07 asks for the buffers that it is told to ask for", async () => {
   const [usual, small] = tableBehind(results[1].stdout, "Lesson 04's first");
   assertEquals(Number(small[0]), independent(1, SNDBUF, 8192));
   assert(Number(small[1]) > 0 && Number(small[1]) < Number(usual[1]));
+  for (const [, accepted, here, there] of [usual, small]) {
+    assertEquals(Number(here) + Number(there), Number(accepted));
+  }
+  // What is said of a value is about the value.
+  const reasons = results.map(({ stdout }) =>
+    stdout.match(/the tutorial's socket got \d+([^.]*)\./)![1]
+  );
+  assertMatch(reasons[0], /^, the least that a socket gets$/);
+  assertMatch(reasons[1], /^: it doubles a value/);
+  assertMatch(reasons[2], /^: it cuts a value to the limit/);
 
   const { code, stderr } = await run(LESSON, ["--send-buffer=2147483648"]);
   assertEquals(code, 2);

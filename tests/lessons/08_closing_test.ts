@@ -4,8 +4,10 @@ import {
   fakeProgram,
   isFree,
   isRunning,
+  kernelRow,
   LessonProcess,
   run,
+  runLines,
   until,
 } from "../testing.ts";
 
@@ -78,6 +80,11 @@ Deno.test("08 shows every way to close, with the kernel's states", async () => {
     "< close TIME-WAIT/gone",
     "  read TIME-WAIT/gone",
     "  close TIME-WAIT/gone",
+  ]);
+  assertEquals(scene(stdout, "Both close at once"), [
+    "- closeWrite FIN-WAIT-1/ESTABLISHED",
+    "x closeWrite FIN-WAIT-1/FIN-WAIT-1",
+    "  each TIME-WAIT/TIME-WAIT",
   ]);
 
   const table = (title: string) =>
@@ -199,3 +206,74 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
     await until(() => !peers.some(isRunning));
   });
 }
+
+/** Tells on standard error which ports each connection of the program has. */
+const TELL_PORTS = `data:text/javascript,${
+  encodeURIComponent(`
+    const { connect } = Deno;
+    Deno.connect = async (...options) => {
+      const conn = await connect(...options);
+      const ports = [conn.localAddr.port, conn.remoteAddr.port];
+      console.error("connected " + ports.join(" to "));
+      return conn;
+    };
+  `)
+}`;
+
+Deno.test("08 both that close at once wait in TIME-WAIT, says the kernel", async () => {
+  const flags = runLines(LESSON).get("demo")!.filter((it) => it[0] === "-");
+  await using process = new LessonProcess(LESSON, [], {
+    flags: [...flags, `--preload=${TELL_PORTS}`],
+  });
+  // In the scenes before it is the peers that connect.
+  const told = await process.stderrHas(/connected \d+ to \d+\n/);
+  const [client, server] = told.match(/\d+/g)!.map(Number);
+  await process.stdoutHas('"When the server closes');
+  const ends = [kernelRow(client, server), kernelRow(server, client)];
+  assertEquals(
+    ends.map((it) => [it?.state, it?.timer]),
+    [["TIME-WAIT", "timewait"], ["TIME-WAIT", "timewait"]],
+  );
+});
+
+Deno.test("08 demo ends with one line when a peer is killed before it connects", async () => {
+  // The client's first call is connect, the server's is listen.
+  await using fake = await fakeProgram(
+    "deno",
+    `echo $$ >>"$0.pids"
+     read -r call
+     case $call in connect*) kill -9 $$; esac
+     { echo "$call"; cat; } | deno "$@"`,
+  );
+  const { code, stdout, stderr } = await run(LESSON, [], { env: fake.env });
+  assertEquals([code, stdout], [1, ""]);
+  assertMatch(stderr, /^08_closing: connect \d+: the process has ended\n$/);
+  const pids = await Deno.readTextFile(`${fake.folder}/deno.pids`);
+  const peers = pids.trim().split("\n").map(Number);
+  assertEquals(peers.length, 2);
+  await until(() => !peers.some(isRunning));
+});
+
+Deno.test("08 peer --piped ends with its input, although it waits in accept", async () => {
+  await using process = new LessonProcess(LESSON, ["peer", "--piped"]);
+  await process.type("listen\naccept\n");
+  await process.stdoutHas(/^listen 127\.0\.0\.1:\d+\n/);
+  await process.endInput();
+  const { code, stdout, stderr } = await process.result();
+  assertEquals([code, stderr], [0, ""]);
+  assertMatch(stdout, /^listen \S+\n$/);
+});
+
+Deno.test("08 peer goes on with what was piped when its input has ended", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  await using process = new LessonProcess(LESSON, ["peer"]);
+  await process.type(`connect ${port}\nread\nclose\npid\n`);
+  await process.endInput();
+  await process.stdoutHas(/^connect as \S+\n/);
+  using conn = await listener.accept();
+  await conn.write(new Uint8Array([0x68, 0x69]));
+  const { code, stdout } = await process.result();
+  assertEquals(code, 0);
+  assertMatch(stdout, /\nread 2 bytes "hi"\nclose\npid \d+\n$/);
+});

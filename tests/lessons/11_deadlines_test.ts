@@ -1,11 +1,16 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { ask } from "../../lessons/11_deadlines.ts";
 import {
+  canMount,
   descendants,
+  hasIpv6,
   isRunning,
   LessonProcess,
   run,
+  type StartOptions,
+  startServer,
   until,
+  withHosts,
 } from "../testing.ts";
 
 const LESSON = "11_deadlines.ts";
@@ -205,4 +210,49 @@ Deno.test("11 demo ends on a signal, and leaves no process behind", async () => 
   const { code, stderr } = await process.result();
   assertEquals([code, stderr], [143, ""]);
   for (const pid of children) await until(() => !isRunning(pid));
+});
+
+/** The demo by the name of a host. */
+async function askByName(options: StartOptions = {}) {
+  // Nothing is lost: only a wrong address would leave it without an answer.
+  const args = ["--host=localhost", "--quiet", "--requests=2", "--loss=0"];
+  const patient = ["--timeout=5000", "--tries=2"];
+  const demo = await run(LESSON, ["demo", ...args, ...patient], options);
+  assertEquals([demo.code, demo.stderr], [0, ""]);
+  assertEquals(
+    table(demo.stdout, /^request +sent/).map(([id, , , answer]) =>
+      `${id} ${answer}`
+    ),
+    ["1 request 1 #1", "2 request 2 #2"],
+  );
+}
+
+Deno.test("11 demo asks a server by its name", async () => {
+  await askByName();
+});
+
+Deno.test("11 demo asks a server by a name that is ::1 first", {
+  ignore: !hasIpv6() || !await canMount(),
+}, async () => {
+  await using hosts = await withHosts("::1 localhost\n127.0.0.1 localhost\n");
+  await askByName(hosts);
+});
+
+Deno.test("11 server tells requests by their bytes, which need not be text", async () => {
+  const { process, port } = await startServer(LESSON, ["--quiet"]);
+  await using _ = process;
+  const socket = Deno.listenDatagram(BIND);
+  const id = [0, 0, 0, 7];
+  // As text the first two are one: U+FFFD. A BOM is left out of it.
+  const requests = [[0xff], [0xfe], [0xef, 0xbb, 0xbf, 0x61], [0x61], []];
+  for (const [i, bytes] of requests.entries()) {
+    const request = new Uint8Array([...id, ...bytes]);
+    const number = new TextEncoder().encode(` #${i + 1}`);
+    for (let twice = 0; twice < 2; twice++) {
+      await socket.send(request, { ...BIND, port });
+      const [answer] = await socket.receive();
+      assertEquals(answer, new Uint8Array([...request, ...number]));
+    }
+  }
+  socket.close();
 });

@@ -2,10 +2,15 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { heartbeat } from "../../lessons/14_dead_peers.ts";
 import { connectPair } from "../../lib/lab/tcp_pair.ts";
 import {
+  canUnshare,
   descendants,
+  hasProgram,
+  inNetwork,
   type KernelRow,
   kernelRows,
   LessonProcess,
+  run,
+  sentAgain,
   tableBehind,
   until,
 } from "../testing.ts";
@@ -35,6 +40,18 @@ Deno.test("14 demo shows who notices that a peer is dead, and who does not", asy
       .some((row) => row.state === "ESTABLISHED" && row.timer === timer);
   await until(() => runs("keepalive"));
   await until(() => runs("on"));
+  // When the writer has written its last bytes: how often TCP has sent again, as
+  // ss(8) knows it.
+  const pids = () => [process.pid, ...descendants(process.pid)];
+  const writer = () =>
+    pids().flatMap(rowsOf).find(({ sendQueue }) => sendQueue === 6000);
+  await until(() => writer() !== undefined);
+  const seen: unknown[] = [];
+  await until(async () => {
+    const row = writer();
+    if (row) seen.push(await sentAgain(row.own, row.other));
+    return row === undefined;
+  });
   const { code, stdout, stderr } = await process.result();
   assertEquals([code, stderr], [0, ""]);
 
@@ -60,6 +77,9 @@ Deno.test("14 demo shows who notices that a peer is dead, and who does not", asy
     assertEquals(Number(queue), 1000 * (Number(second) + 1));
   }
   assert(Number(seconds.at(-1)![4]) >= 1); // Sent again.
+  if (await hasProgram("ss")) {
+    assert(seen.includes(Number(seconds.at(-1)![4])), `${seen}`);
+  }
 
   const noticed = tableBehind(stdout, "Which error, after how many");
   const [none, alive, timeout, both, heartbeat] = noticed.map((row) =>
@@ -94,4 +114,14 @@ Deno.test("14 heartbeat() finds a peer whose queue is full", async () => {
   await assertRejects(() => heartbeat(pair.client, 50), Deno.errors.TimedOut);
   pair.server.close(); // In Deno 2.8 a write goes on when its side is closed.
   await writing;
+});
+
+Deno.test("14 shows a writer that is given up meanwhile", {
+  ignore: !await canUnshare(),
+}, async () => {
+  const wrapper = inNetwork("echo 2 > /proc/sys/net/ipv4/tcp_retries2");
+  const { code, stdout, stderr } = await run(LESSON, [], { wrapper });
+  assertEquals([code, stderr], [0, ""]);
+  const rows = tableBehind(stdout, "The peer is dead");
+  assertMatch(rows.at(-1)![2], /^gone: (ETIMEDOUT|EPIPE|ECONNRESET)$/);
 });

@@ -7,7 +7,7 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, reset, writeAll } from "../peers.ts";
-import { LessonProcess, runLines } from "../testing.ts";
+import { hasProgram, LessonProcess, runLines, until } from "../testing.ts";
 
 const SEED = crypto.getRandomValues(new Uint32Array(1))[0];
 
@@ -391,3 +391,60 @@ Deno.test("nobody reads what is left of a program: a signal ends it", async () =
   await Deno.remove(folder, { recursive: true });
 });
 const BOUND = / socket, bind(?:, listen)? 127\.0\.0\.1:(\d+)\n/;
+
+/** What accept(2) passes on from the network, or from a firewall. */
+const ACCEPT_ERRORS = [
+  ...["EPERM", "EOPNOTSUPP", "EPROTO", "ENETDOWN", "EHOSTUNREACH"],
+];
+
+/**
+ * strace(1), to make calls of `accept4` fail, and to write down all of them. The
+ * program that it watches is the process itself, and gets its signals.
+ */
+const failingAccept = (error: string, file: string) => [
+  ...["strace", "-D", "-f", "-qq", "-o", file, "-e", "trace=accept4"],
+  // The first one, and then every other one.
+  ...["-e", `inject=accept4:error=${error}:when=1+2`],
+];
+
+/** Whether there is a strace here that may do that. */
+async function canInject(): Promise<boolean> {
+  if (!await hasProgram("strace")) return false;
+  const [program, ...args] = failingAccept("EPERM", "/dev/null");
+  const command = new Deno.Command(program, {
+    args: [...args, "true"],
+    stderr: "null",
+  });
+  return (await command.output()).success;
+}
+
+for (const target of [ECHO, CONCURRENT]) {
+  Deno.test(`${target.lesson} survives what accept(2) passes on`, {
+    ignore: !await canInject(),
+  }, async () => {
+    const folder = await Deno.makeTempDir();
+    const args = [...LISTEN, "--quiet", ...target.args];
+    await Promise.all(ACCEPT_ERRORS.map(async (error) => {
+      const file = `${folder}/${error}`;
+      await using process = new LessonProcess(target.lesson, args, {
+        wrapper: (command) => [...failingAccept(error, file), ...command],
+      });
+      const port = await process.port();
+      const serve = async () => {
+        for (let i = 0; i < 3; i++) {
+          await exchange(target, port, randomBytes(100));
+        }
+      };
+      // If the server ends, its queue is reset: its own words are worth more.
+      const served = await serve().then(() => true, () => false);
+      process.kill("SIGTERM");
+      const { code, stdout, stderr } = await process.result();
+      assertEquals([served, code, stderr], [true, 0, ""], error);
+      assert(stdout.endsWith("\nserver closed\n"), stdout);
+      // And it has met the error.
+      const failed = new RegExp(`= -1 ${error} .*INJECTED`);
+      await until(async () => failed.test(await Deno.readTextFile(file)));
+    }));
+    await Deno.remove(folder, { recursive: true });
+  });
+}

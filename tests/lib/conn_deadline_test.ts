@@ -6,7 +6,7 @@ import {
 } from "../../lib/conn_deadline.ts";
 import { withDeadline } from "../../lib/deadline.ts";
 import { connectPair } from "../../lib/lab/tcp_pair.ts";
-import { replaced } from "../testing.ts";
+import { kernelRow, replaced, until } from "../testing.ts";
 
 const { TimedOut, BadResource, Interrupted } = Deno.errors;
 
@@ -101,4 +101,19 @@ Deno.test("deadlines of a connection that is closed already say so", async () =>
     () => writeFullWithDeadline(pair.client, data, 60_000),
     BadResource,
   );
+});
+
+// Why Deno 2.9.5 is the least: before it, a write that waits keeps its socket open
+// although the connection is closed.
+Deno.test("writeFullWithDeadline() closes the socket, although nobody reads", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using _peer = await listener.accept();
+  const own = conn.localAddr.port;
+  await assertRejects(
+    () => writeFullWithDeadline(conn, new Uint8Array(64 << 20), 50),
+    Deno.errors.TimedOut,
+  );
+  await until(() => kernelRow(own, port)?.state !== "ESTABLISHED");
 });

@@ -52,3 +52,36 @@ Deno.test("isConnectionLost() knows errors that Deno has no code for", () => {
   const full = new Error("Too many open files in system (os error 23)");
   assert(!isConnectionLost(full));
 });
+
+Deno.test("isConnectionLost() knows the network errors that accept(2) lists", async (t) => {
+  // The number is Linux's; what Deno calls the error comes from Deno itself.
+  const errors = {
+    ENETDOWN: 100,
+    EPROTO: 71,
+    ENOPROTOOPT: 92,
+    EHOSTDOWN: 112,
+    ENONET: 64,
+    EHOSTUNREACH: 113,
+    EOPNOTSUPP: 95,
+    ENETUNREACH: 101,
+    EPERM: 1,
+  };
+  const codes: Record<string, string> = {
+    EHOSTUNREACH: "EHOSTUNREACH",
+    EOPNOTSUPP: "ENOTSUP",
+    ENETUNREACH: "ENETUNREACH",
+    EPERM: "EPERM",
+  };
+  for (const [name, number] of Object.entries(errors)) {
+    await t.step(name, () => {
+      const error = new Error(`In some words (os error ${number})`);
+      const code = codes[name];
+      assert(isConnectionLost(code ? Object.assign(error, { code }) : error));
+    });
+  }
+  // What accept(2) says of the server itself. EINVAL, ENFILE, ENOMEM, EBADF.
+  for (const number of [22, 23, 12, 9, 1000, 10]) {
+    const error = new Error(`In some words (os error ${number})`);
+    assertEquals(isConnectionLost(error), false, `${number}`);
+  }
+});

@@ -133,3 +133,21 @@ Deno.test("receiveFrom() knows where a socket with an address sends to this host
   const peerAddress = { hostname: "0.0.0.0", port };
   assertEquals(await receiveFrom(socket, peerAddress, LONG), data);
 });
+
+Deno.test("receiveFrom() refuses a name: it compares addresses", async () => {
+  using sockets = new Sockets();
+  const { socket } = sockets;
+  const peer = sockets.open();
+  await peer.send(new Uint8Array([1]), socket.addr);
+  const { port } = addressOf(peer);
+  for (const hostname of ["localhost", "two.test", "127.0.0.1.example", ""]) {
+    await assertRejects(
+      () => receiveFrom(socket, { hostname, port }, LONG),
+      TypeError,
+      `Not an IP address: "${hostname}"`,
+    );
+  }
+  // What has come meanwhile is still there.
+  const data = await receiveFrom(socket, addressOf(peer), 0);
+  assertEquals(data, new Uint8Array([1]));
+});

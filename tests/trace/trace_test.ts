@@ -282,6 +282,24 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       console.log("done");`,
     trace: [/^(program\.ts\(4\):listen .+\n){4}$/],
   },
+  "connections that are closed when they are collected": {
+    script: `
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const use = async () => {
+        const conn = await Deno.connect({ port: listener.addr.port });
+        conn.writable;
+      };
+      for (let i = 0; i < 3; i++) await use();
+      for (let i = 0; i < 3; i++) {
+        const peer = await listener.accept();
+        const collect = setInterval(() => (globalThis as any).gc(), 10);
+        console.log(await peer.read(new Uint8Array(1)));
+        clearInterval(collect);
+        peer.close();
+      }
+      listener.close();`,
+    trace: [/^program\.ts\(11\): read( \S+)?: end of stream$/m],
+  },
   "a short stack": {
     script: `
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -421,7 +439,8 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
 
 const runProgram = (file: string, flags: string[]) =>
   runDeno(
-    ["run", ...flags, "--no-check", "--unstable-net", "--allow-net", file],
+    ["run", ...flags, "--no-check", "--unstable-net", "--allow-net"]
+      .concat("--v8-flags=--expose-gc", file),
   );
 
 for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {

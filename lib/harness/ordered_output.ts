@@ -1,5 +1,5 @@
 /**
- * Standard output of a program that does not wait for what it prints.
+ * Output of a program that does not wait for what it prints.
  *
  * @module
  */

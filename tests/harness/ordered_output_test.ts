@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { OrderedOutput } from "../../lib/harness/stdout.ts";
+import { OrderedOutput } from "../../lib/harness/ordered_output.ts";
 
 /** An output that takes at most four bytes at once, or throws what it is told. */
 function fakeOutput(errors: unknown[] = []) {

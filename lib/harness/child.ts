@@ -47,7 +47,7 @@ export async function forkServer(
     for await (const line of lines) print(line);
     return (await child.status).code;
   };
-  const serve = async () => {
+  const runBoth = async () => {
     const { value: ready } = await lines.next();
     if (ready !== undefined) { // Otherwise it has ended, and has said why.
       print(ready);
@@ -60,7 +60,7 @@ export async function forkServer(
   const abort = () => aborted.reject(signal?.reason);
   signal?.addEventListener("abort", abort);
   try {
-    return await Promise.race([serve(), aborted.promise]);
+    return await Promise.race([runBoth(), aborted.promise]);
   } catch (error) {
     stop();
     const status = await wait();

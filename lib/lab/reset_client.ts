@@ -35,7 +35,7 @@ export async function connectAndReset(port: number): Promise<void> {
   const socket = createConnection(port, "127.0.0.1");
   socket.write("reset me");
   const closed = once(socket, "close");
-  // A RST before the accept would be lost.
+  // After an echo it is accepted. A RST before that makes accept() reject.
   await Promise.race([once(socket, "data"), closed]);
   if (socket.destroyed) throw new Error("The server has closed first");
   socket.resetAndDestroy();

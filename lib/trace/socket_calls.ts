@@ -82,10 +82,10 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   let datagrams = 0;
 
   /** Tells one call. */
-  function tell(
+  function reportCall(
     place: Place,
     what: () => string,
-    { at = now(), toPeer = false, datagram }: TellOptions = {},
+    { at = now(), toPeer = false, datagram }: CallDetails = {},
   ): void {
     safely(() => {
       const more = datagram ? { datagram: datagram() } : {};
@@ -96,8 +96,8 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   }
 
   /** What is known before a call. One that sends has its time already. */
-  const begin = (sends = false) => (
-    { place: here(), at: sends ? now() : undefined, sends }
+  const begin = (isSending = false) => (
+    { place: callSite(), at: isSending ? now() : undefined, isSending }
   );
 
   /**
@@ -105,7 +105,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
    * made by our replacement itself, which is then our only line on its stack.
    */
   function follow<T>(
-    { place, at, sends }: ReturnType<typeof begin>,
+    { place, at, isSending }: ReturnType<typeof begin>,
     result: Promise<T>,
     name: () => string,
     done: (value: T) => string,
@@ -119,13 +119,13 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     if (!(result instanceof Promise)) return result; // It is not Deno's.
     return result.then((value) => {
       safely(() => onDone?.(value));
-      const toPeer = sends && !isNothing?.(value);
+      const toPeer = isSending && !isNothing?.(value);
       const more = datagram && (() => datagram(value));
-      tell(place, () => done(value), { at, toPeer, datagram: more });
+      reportCall(place, () => done(value), { at, toPeer, datagram: more });
       return value;
     }, (error) => {
       const failed = () => `${name()}: ${reasonOf(error)}`;
-      if (!isExpected?.()) tell(place, failed, { at });
+      if (!isExpected?.()) reportCall(place, failed, { at });
       throw error;
     });
   }
@@ -155,7 +155,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
     areSeveral ||= open.size > 1;
     watchOnce(conn, "read", (prototype) => {
       watchCalls(prototype);
-      watchStreams(prototype, { tracedConns, open, nameOf, tell });
+      watchStreams(prototype, { tracedConns, open, nameOf, reportCall });
     });
     watchOnce(conn, "setNoDelay", (prototype) => { // Only TCP has it.
       for (const key of ["setNoDelay", "setKeepAlive"]) {
@@ -163,7 +163,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           function (...args) {
             const result = set.apply(this, args);
             const value = args[0] === undefined || Boolean(args[0]);
-            tell(here(), () => `${key}${nameOf(this)} ${value}`);
+            reportCall(callSite(), () => `${key}${nameOf(this)} ${value}`);
             return result;
           });
       }
@@ -211,7 +211,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
           const wasOpen = open.delete(this);
           const result = close.apply(this, args); // Throws if it was closed.
           const name = () => `close${nameOf(this)}`;
-          if (wasOpen) tell(here(), name, { at, toPeer: true });
+          if (wasOpen) reportCall(callSite(), name, { at, toPeer: true });
           return result;
         });
     }
@@ -233,7 +233,9 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         replace(prototype, key, (close) =>
           function (...args) {
             const result = close.apply(this, args);
-            if (opened.delete(this)) tell(here(), () => "close listener");
+            if (opened.delete(this)) {
+              reportCall(callSite(), () => "close listener");
+            }
             return result;
           });
       }
@@ -282,7 +284,7 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
         function (...args) {
           const result = close.apply(this, args);
           opened.delete(this);
-          tell(here(), () => "close");
+          reportCall(callSite(), () => "close");
           return result;
         });
     });
@@ -292,18 +294,18 @@ export function watchSocketCalls(report: (call: SocketCall) => void): void {
   const opens =
     (name: string, watch: (socket: Any) => void) => (original: Any) =>
       function (this: unknown, ...args: Any[]) {
-        const place = here();
+        const place = callSite();
         try {
           const socket = original.apply(this, args);
           safely(() => {
             opened.add(socket);
             watch(socket);
           });
-          tell(place, () => `${name} ${addressOf(socket.addr)}`);
+          reportCall(place, () => `${name} ${addressOf(socket.addr)}`);
           return socket;
         } catch (error) {
           const tried = () => `${name} ${addressOf(args[0])}`;
-          tell(place, () => `${tried()}: ${reasonOf(error)}`);
+          reportCall(place, () => `${tried()}: ${reasonOf(error)}`);
           throw error;
         }
       };
@@ -384,7 +386,7 @@ function replace(
 }
 
 /** What is known of a call besides its name. */
-interface TellOptions {
+interface CallDetails {
   at?: number | undefined;
   toPeer?: boolean;
   datagram?: undefined | (() => SocketCall["datagram"]);
@@ -395,7 +397,7 @@ interface StreamWatcher {
   tracedConns: WeakSet<object>;
   open: OpenConns;
   nameOf(conn: Conn): string;
-  tell(place: Place, what: () => string, options?: TellOptions): void;
+  reportCall(place: Place, what: () => string, options?: CallDetails): void;
 }
 
 /**
@@ -404,11 +406,14 @@ interface StreamWatcher {
  * for writing.
  */
 function watchStreams(prototype: Any, watcher: StreamWatcher): void {
-  const { tracedConns, open, nameOf, tell } = watcher;
+  const { tracedConns, open, nameOf, reportCall } = watcher;
   /** At their end, and after an error, Deno's streams close the connection. */
   const closedBy = (key: string, place: Place, conn: Conn, at = now()) => {
     if (!open.delete(conn)) return;
-    tell(place, () => `close${nameOf(conn)}, by ${key}`, { at, toPeer: true });
+    reportCall(place, () => `close${nameOf(conn)}, by ${key}`, {
+      at,
+      toPeer: true,
+    });
   };
   const getter = (key: string, make: (conn: Conn, stream: Any) => object) => {
     const original = Object.getOwnPropertyDescriptor(prototype, key);
@@ -428,14 +433,14 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   };
 
   getter("readable", (conn, stream: ReadableStream<Uint8Array>) => {
-    const gotAt = here(); // pipeTo() reads while no line of the program is on the stack.
+    const gotAt = callSite(); // pipeTo() reads while no line of the program is on the stack.
     const reader = stream.getReader({ mode: "byob" });
     let isReading = false;
     let isCancelled = false;
     let next: Place | undefined; // Of a read that waits for another one.
     const name = () => `read${nameOf(conn)}`;
     const read = async (controller: ReadableByteStreamController) => {
-      const place = here(next ?? gotAt);
+      const place = callSite(next ?? gotAt);
       const request = controller.byobRequest!;
       isReading = true;
       try {
@@ -443,9 +448,9 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
         isReading = false;
         if (isCancelled) return; // That ends a read as well.
         next ??= place; // A read that wants more goes on at once.
-        if (!done) tell(place, () => `${name()} ${bytes(value)}`);
+        if (!done) reportCall(place, () => `${name()} ${bytes(value)}`);
         else {
-          tell(place, () => `${name()}: end of stream`);
+          reportCall(place, () => `${name()}: end of stream`);
           closedBy("readable", place, conn);
           controller.close();
         }
@@ -453,7 +458,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
         else request.respond(0);
         next = undefined;
       } catch (error) {
-        tell(place, () => `${name()}: ${reasonOf(error)}`);
+        reportCall(place, () => `${name()}: ${reasonOf(error)}`);
         closedBy("readable", place, conn);
         controller.error(error);
       }
@@ -464,11 +469,11 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
       // It does not wait: while it does, the stream takes the program's next
       // read without a call, and so without a place.
       pull(controller) {
-        if (isReading) next = here(gotAt);
+        if (isReading) next = callSite(gotAt);
         else read(controller);
       },
       async cancel(reason) {
-        const place = here(gotAt);
+        const place = callSite(gotAt);
         isCancelled = true;
         await reader.cancel(reason);
         closedBy("readable", place, conn);
@@ -477,11 +482,11 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
   });
 
   getter("writable", (conn, stream: WritableStream<Uint8Array>) => {
-    const gotAt = here();
+    const gotAt = callSite();
     const writer = stream.getWriter();
     const end = async (call: () => Promise<void>) => {
       const at = now();
-      const place = here(gotAt);
+      const place = callSite(gotAt);
       await call();
       closedBy("writable", place, conn, at);
     };
@@ -497,7 +502,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
         const offered = bytes(chunk);
         const name = () => `write${nameOf(conn)}`;
         const failed = (error: unknown) => {
-          tell(place, () => `${name()}: ${reasonOf(error)}`, { at });
+          reportCall(place, () => `${name()}: ${reasonOf(error)}`, { at });
           closedBy("writable", place, conn);
         };
         return writer.write(chunk).then(() => {
@@ -507,7 +512,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
           }
           // It says so only when all of it is written.
           const done = () => `${name()} ${parseInt(offered)} of ${offered}`;
-          tell(place, done, { at, toPeer: true });
+          reportCall(place, done, { at, toPeer: true });
         }, (error) => {
           failed(error);
           throw error;
@@ -518,7 +523,7 @@ function watchStreams(prototype: Any, watcher: StreamWatcher): void {
     }, {
       // Asked for by each write, also by one that has to wait for another one.
       size() {
-        places.push(here(gotAt));
+        places.push(callSite(gotAt));
         return 1;
       },
     });
@@ -536,7 +541,7 @@ const ALL_FRAMES = 50;
  * Finds the program's own line on the stack: the first one that is neither
  * Deno's, nor of a library, nor of `lib/`. The stack goes on after an `await`.
  */
-function here(otherwise?: Place): Place {
+function callSite(otherwise?: Place): Place {
   let first: Place | undefined;
   for (const limit of [FEW_FRAMES, ALL_FRAMES]) {
     const lines = stackOf(limit).split("\n");

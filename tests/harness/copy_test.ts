@@ -223,6 +223,40 @@ Deno.test("copy's program runs by the command that it names", async () => {
   });
 });
 
+Deno.test("copy of 17_production.ts drains on SIGTERM", async () => {
+  await withFolder(async (folder) => {
+    const text = copyOf(["lessons/17_production.ts"], "server.ts");
+    await Deno.writeTextFile(`${folder}/server.ts`, text);
+    await using server = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--allow-net", "server.ts", "server", "0", "127.0.0.1"],
+      cwd: folder,
+      stdin: "null",
+      stdout: "piped",
+    }).spawn();
+    const out = server.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    const { value = "" } = await out.read();
+    const port = Number(value.trim().split(":").at(-1));
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const buffer = new Uint8Array(8);
+    await conn.write(new Uint8Array([1]));
+    assertEquals(await conn.read(buffer), 1); // It is being served.
+    server.kill("SIGTERM");
+    assertMatch(
+      (await out.read()).value ?? "",
+      /^waiting for clients to finish: 1/,
+    );
+    await conn.write(new Uint8Array([2, 3]));
+    assertEquals(await conn.read(buffer), 2); // And still is.
+    await conn.closeWrite();
+    assertEquals((await server.status).code, 0);
+    assertMatch(
+      (await out.read()).value ?? "",
+      /^served 1 connections, 3 bytes/,
+    );
+    await out.cancel();
+  });
+});
+
 Deno.test("copy writes where the user stands, and over nothing that is there", async () => {
   await withFolder(async (folder) => {
     await Deno.mkdir(`${folder}/lib`);

@@ -9,6 +9,8 @@ import { textLines } from "./text_lines.ts";
 
 /** How long a child that was told to end may take, in milliseconds. */
 const GRACE = 2000;
+/** How long its clients have to find out by themselves that it was killed. */
+const PARENT_NOTICES = 10_000;
 
 /** What {@linkcode forkServer} needs to know. */
 export interface ServerCommand {
@@ -49,12 +51,22 @@ export async function forkServer(
   };
   const runBoth = async () => {
     const { value: ready } = await lines.next();
-    if (ready !== undefined) { // Otherwise it has ended, and has said why.
-      print(ready);
-      signal?.throwIfAborted();
-      await parent(Number(ready.split(":").at(-1)), stop);
-    }
-    return await wait();
+    if (ready === undefined) return await wait(); // It could not even begin.
+    print(ready);
+    signal?.throwIfAborted();
+    const port = Number(ready.split(":").at(-1));
+    await Promise.race([parent(port, stop), failLate()]);
+    return await wait(); // What it prints last stands behind its clients' lines.
+  };
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let isOver = false;
+  /** A parent that asks a server which is gone might wait for a long time. */
+  const failLate = async () => {
+    const { code } = await child.status;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    if (code !== 0 && !isOver) timer = setTimeout(resolve, PARENT_NOTICES);
+    await promise;
+    throw new Error(`the server has ended with ${code}`);
   };
   const aborted = Promise.withResolvers<never>();
   const abort = () => aborted.reject(signal?.reason);
@@ -69,6 +81,8 @@ export async function forkServer(
     if (!signal?.aborted) Deno.exitCode ||= status;
     throw error;
   } finally {
+    isOver = true;
+    clearTimeout(timer);
     signal?.removeEventListener("abort", abort);
     stop();
   }

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { forkServer } from "../../lib/harness/child.ts";
+import { replaced } from "../testing.ts";
 
 /** Runs `script` as if it were a lesson's server. */
 async function fork(
@@ -134,4 +135,18 @@ Deno.test("forkServer() starts the server without LD_LIBRARY_PATH and LD_PRELOAD
     "LD_PRELOAD=",
     "LD_RUN_PATH=",
   ]);
+});
+
+Deno.test("forkServer() does not let the parent wait for a server that failed", async () => {
+  const { setTimeout } = globalThis;
+  const soon = (call: () => void, wait = 0) =>
+    setTimeout(call, wait === 10_000 ? 0 : wait);
+  using _ = replaced(globalThis, "setTimeout", soon);
+  await assertRejects(
+    () => fork(`${LISTENING} Deno.exit(9);`, forever),
+    Error,
+    "the server has ended with 9",
+  );
+  assertEquals(Deno.exitCode, 9);
+  Deno.exitCode = 0;
 });

@@ -4,12 +4,7 @@
  * @module
  */
 
-import {
-  MAX_EMPTY_READS,
-  type Reader,
-  writeFull,
-  type Writer,
-} from "./full_io.ts";
+import { type Reader, readSome, writeFull, type Writer } from "./full_io.ts";
 
 /** How many bytes are on their way in one direction at most. */
 const BUFFER_SIZE = 64 * 1024;
@@ -46,7 +41,8 @@ export interface ForwardedConn extends Reader, Writer {
  *
  * @param one A connection.
  * @param other Another one.
- * @throws The first error of a read, a write or a `closeWrite`.
+ * @throws The first error of {@linkcode readSome}, {@linkcode writeFull} or a
+ * `closeWrite`.
  *
  * @example A proxy between a client and a server
  * ```ts
@@ -85,14 +81,9 @@ export async function forward(
 /** One direction, up to its end. */
 async function passOn(from: ForwardedConn, to: ForwardedConn): Promise<void> {
   const buffer = new Uint8Array(BUFFER_SIZE);
-  let emptyReads = 0;
   while (true) {
-    const count = await from.read(buffer);
+    const count = await readSome(from, buffer);
     if (count === null) break;
-    emptyReads = count === 0 ? emptyReads + 1 : 0;
-    if (emptyReads === MAX_EMPTY_READS) {
-      throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
-    }
     await writeFull(to, buffer.subarray(0, count));
   }
   await to.closeWrite();

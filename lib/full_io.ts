@@ -4,7 +4,7 @@
  * A TCP socket is a stream of bytes: `read` returns what has arrived so far,
  * and `write` accepts what fits into the socket's send buffer. Either may be
  * less than you asked for. These functions go on until all of it is read or
- * written.
+ * written, and `readSome` until anything has come.
  *
  * They take anything with Deno's `read` or `write` method: a `Deno.Conn`, a
  * file, standard input, a fake in a test. This module imports nothing.
@@ -64,7 +64,43 @@ export class WriteZeroError extends Deno.errors.WriteZero {
 }
 
 /** As in Go's `io.ErrNoProgress`: so many empty reads are not chance. */
-export const MAX_EMPTY_READS = 100;
+const MAX_EMPTY_READS = 100;
+
+/**
+ * Reads what one `read` brings, but one byte at least: a reader may return 0 bytes
+ * before the end of the stream, and then is asked again.
+ *
+ * @param reader Where the bytes come from.
+ * @param buffer The buffer to read into. It must not be empty.
+ * @returns How many bytes came, from 1 to `buffer.length`, or `null` at the end of
+ * the stream.
+ * @throws {RangeError} If the reader returns an impossible count.
+ * @throws {Error} If the reader returns 0 bytes 100 times in a row.
+ * @throws The reader's own errors.
+ *
+ * @example An empty read is not the end
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const counts = [0, 3, null];
+ * const reader = { read: () => Promise.resolve(counts.shift()!) };
+ * const buffer = new Uint8Array(4);
+ * assertEquals(await readSome(reader, buffer), 3);
+ * assertEquals(await readSome(reader, buffer), null);
+ * ```
+ */
+export async function readSome(
+  reader: Reader,
+  buffer: Uint8Array,
+): Promise<number | null> {
+  for (let reads = 0; reads < MAX_EMPTY_READS; reads++) {
+    const count = await reader.read(buffer);
+    if (count === null) return null;
+    checkCount("Reader", count, buffer.length);
+    if (count > 0) return count;
+  }
+  throw noProgress();
+}
 
 /**
  * Reads until `buffer` is full: `readn` in Stevens' UNP, `recv(2)` with
@@ -102,6 +138,7 @@ export async function readFull<T extends Uint8Array>(
 ): Promise<T | null> {
   let filled = 0;
   let emptyReads = 0;
+  // Not by `readSome`: its promise would be one more for each read.
   while (filled < buffer.length) {
     // The first read gets the buffer itself. Mostly there is no second read.
     const count = await reader.read(
@@ -113,9 +150,7 @@ export async function readFull<T extends Uint8Array>(
     }
     checkCount("Reader", count, buffer.length - filled);
     emptyReads = count === 0 ? emptyReads + 1 : 0;
-    if (emptyReads === MAX_EMPTY_READS) {
-      throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
-    }
+    if (emptyReads === MAX_EMPTY_READS) throw noProgress();
     filled += count;
   }
   return buffer;
@@ -197,6 +232,11 @@ export async function writeFull(
   return written;
 }
 
+/** What a reader without progress ends with. */
+function noProgress(): Error {
+  return new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
+}
+
 /**
  * Checks how many bytes a read or a write has handled. A count that cannot be true
  * would corrupt the data without an error.
@@ -204,7 +244,7 @@ export async function writeFull(
  * @param who `Reader` or `Writer`.
  * @throws {RangeError} If it is not an integer from 0 to `remaining`.
  */
-export function checkCount(
+function checkCount(
   who: string,
   count: number,
   remaining: number,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { checkCount, MAX_EMPTY_READS, type Reader } from "./full_io.ts";
+import { type Reader, readSome } from "./full_io.ts";
 
 /** A line is longer than its reader accepts. */
 export class LineTooLongError extends Error {
@@ -65,16 +65,10 @@ export async function* readLines(
   let buffer = new Uint8Array(Math.min(maxLength + 1, FIRST_CHUNK));
   let start = 0;
   let end = 0;
-  let emptyReads = 0;
   while (true) {
     // There is always room for a byte: it is made below.
-    const count = await reader.read(buffer.subarray(end));
+    const count = await readSome(reader, buffer.subarray(end));
     if (count === null) break;
-    checkCount("Reader", count, buffer.length - end);
-    emptyReads = count === 0 ? emptyReads + 1 : 0;
-    if (emptyReads === MAX_EMPTY_READS) {
-      throw new Error(`Reader made no progress in ${MAX_EMPTY_READS} reads`);
-    }
     let searched = end;
     end += count;
     while (true) {

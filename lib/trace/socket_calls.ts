@@ -54,7 +54,7 @@ const LIB = THIS_FILE.replace(/trace\/socket_calls\.ts$/, "");
 /** It plays the network: none of its calls is the program's. A copy has none. */
 const RELAY = `${LIB}lab/relay.ts`;
 /** In a copy they stand in the program. */
-const HELPERS = ["readFull", "readExactly", "writeFull"];
+const HELPERS = ["readSome", "readFull", "readExactly", "writeFull"];
 /** Where `connect` and `send` go if no host is given. */
 const LOOPBACK_HOST = "127.0.0.1";
 

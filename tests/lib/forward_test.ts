@@ -181,3 +181,21 @@ Deno.test("forward() reads no more than the other side takes", async () => {
   failure.reject(error);
   assertEquals(await assertRejects(() => forwarding), error);
 });
+
+Deno.test("forward() gives up a side that makes no progress, or counts wrong", async () => {
+  const cases = [
+    [0, "Reader made no progress in 100 reads"],
+    [1e9, "Reader returned 1000000000: expected an integer from 0 to 65536"],
+  ] as const;
+  for (const [count, message] of cases) {
+    using pair = await connectPair();
+    const broken = {
+      read: () => Promise.resolve(count),
+      write: (p: Uint8Array) => Promise.resolve(p.length),
+      closeWrite: () => Promise.resolve(),
+    };
+    await assertRejects(() => forward(broken, pair.client), Error, message);
+    await assertClosed([pair.client]);
+    assertEquals(await pair.server.read(new Uint8Array(1)), null);
+  }
+});

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   readExactly,
   readFull,
+  readSome,
   UnexpectedEofError,
   writeFull,
   WriteZeroError,
@@ -42,6 +43,50 @@ function fakeWriter(counts: (number | Error)[]) {
     },
   };
 }
+
+Deno.test("readSome() returns what one read brings", async () => {
+  const reader = fakeReader([3, 7, 1, null]);
+  const buffer = new Uint8Array(7);
+  assertEquals(await readSome(reader, buffer), 3);
+  assertEquals(buffer, new Uint8Array([1, 2, 3, 0, 0, 0, 0]));
+  assertEquals(await readSome(reader, buffer), 7);
+  assertEquals(await readSome(reader, buffer), 1);
+  assertEquals(await readSome(reader, buffer), null);
+  assertEquals(reader.calls, [7, 7, 7, 7]);
+});
+
+Deno.test("readSome() goes on after reads of 0 bytes, up to the end", async () => {
+  const reader = fakeReader([...Array(99).fill(0), 3, 0, null]);
+  assertEquals(await readSome(reader, new Uint8Array(7)), 3);
+  assertEquals(await readSome(reader, new Uint8Array(7)), null);
+  assertEquals(reader.calls.length, 102);
+});
+
+Deno.test("readSome() gives a reader without progress up after 100 reads", async () => {
+  const reader = fakeReader([0]);
+  const error = await assertRejects(
+    () => readSome(reader, new Uint8Array(7)),
+    Error,
+  );
+  assertEquals(error.message, "Reader made no progress in 100 reads");
+  assertEquals(reader.calls.length, 100);
+});
+
+Deno.test("readSome() refuses impossible counts", async () => {
+  for (const count of [-1, 8, 0.5, NaN, Infinity, undefined as never]) {
+    await assertRejects(
+      () => readSome(fakeReader([0, count]), new Uint8Array(7)),
+      RangeError,
+      `Reader returned ${count}: expected an integer from 0 to 7`,
+    );
+  }
+});
+
+Deno.test("readSome() passes the reader's error through", async () => {
+  const error = new Error("k");
+  const read = () => readSome(fakeReader([0, error]), new Uint8Array(7));
+  assert(await assertRejects(read) === error);
+});
 
 Deno.test("readFull() fills the buffer in one read when all is there", async () => {
   const reader = fakeReader([7, null]);

@@ -22,9 +22,7 @@ const HEADER = /^\/\*\*[^]*?\*\/\n\n?/;
 const IMPORT = /^import (?:type )?\{([^}]*)\} from "(.+)";\n/gm;
 const EXAMPLE = /(?:^ *\*\n)?^ *\* @example[^]*?```[^]*?```\n/gm;
 const DECLARATION =
-  /^(?:export )?(?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
-const EXPORT =
-  /^export (?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
+  /^(export )?(?:async )?(const|function\*?|class|interface|type) (\w+)/gm;
 /** From the demo on, with its comment, a lesson is about itself. */
 const DEMO =
   /^(?:\/\*\*(?:(?!\*\/)[^])*\*\/\n)?export (?:async )?function demo\b[^]*/m;
@@ -50,78 +48,81 @@ const fileNameOf = (path: string) => path.slice(path.lastIndexOf("/") + 1);
  * ```
  */
 export function copyOf(paths: string[], fileName: string): string {
+  const sources = new Map<string, string>();
+  const parts: string[] = [];
   const outside = new Map<string, Set<string>>();
-  const parts = new Map<string, string>();
   const declared = new Map<string, string>();
+  const exported: string[] = [];
   const take = (path: string) => {
-    if (parts.has(path)) return;
-    const text = read(path).replace(DEMO, "");
-    const code = text.replace(HEADER, "").replaceAll(IMPORT, "");
-    for (const [, list = "", from = ""] of text.matchAll(IMPORT)) {
+    if (sources.has(path)) return;
+    const source = read(path).replace(DEMO, "");
+    sources.set(path, source);
+    const code = source.replace(HEADER, "").replaceAll(IMPORT, "");
+    for (const [, list = "", from = ""] of source.matchAll(IMPORT)) {
       // A lesson's demo is left out, and with it what only the demo uses.
       const names = list.split(",").map((it) => it.trim())
         .filter((it) =>
           it && RegExp(`\\b${it.replace("type ", "")}\\b`).test(code)
         );
-      if (names.length > 0 && from.startsWith(".")) {
+      if (names.length === 0) continue;
+      if (from.startsWith(".")) {
         take(new URL(from, new URL(path, ROOT)).href.slice(ROOT.href.length));
-      } else if (names.length > 0) {
+      } else {
         const known = outside.get(from) ?? new Set<string>();
         outside.set(from, known.union(new Set(names)));
       }
     }
-    const about = isLesson(path) ? "" : text.match(HEADER)![0]
+    const about = isLesson(path) ? "" : source.match(HEADER)![0]
       .replaceAll(/^\/\*\*\n|^ \*\n \* @[^]*/gm, "")
       .replaceAll(/^ \*/gm, "//").trimEnd();
     const body = code.replaceAll(EXAMPLE, "").trim();
-    for (const [, , name = ""] of body.matchAll(DECLARATION)) {
+    for (const [, isExported, kind, name = ""] of body.matchAll(DECLARATION)) {
       const other = declared.get(name) ?? path;
       if (other !== path) {
         const both = `${other} and ${path} both declare ${name}`;
         throw new UsageError(`${both}: copy them into two files`);
       }
       declared.set(name, path);
+      const isType = kind === "interface" || kind === "type";
+      if (isExported) exported.push(isType ? `type ${name}` : name);
     }
-    parts.set(path, `${`// ${path}\n${about}`.trim()}\n\n${body}\n`);
+    parts.push(`${`// ${path}\n${about}`.trim()}\n\n${body}\n`);
   };
   paths.forEach(take);
 
-  const imports = Array.from(
-    outside,
-    ([from, names]) => `import { ${[...names].join(", ")} } from "${from}";`,
-  );
-  const modules = [...parts.values()].join("\n");
-  const { usage, start } = usageOf(paths, modules, fileName);
+  const lesson = paths.find(isLesson);
+  const { usage, start } = lesson === undefined
+    ? { usage: usageOf(exported, fileName), start: "" }
+    : programOf(lesson, sources.get(lesson)!, fileName);
   const notes = [
     `// ${paths.join(", ")} of ${ORIGIN}, in one file.`,
     `// Copyright (c) 2026 the authors of ${ORIGIN}. MIT License.`,
     `// ${usage}`,
   ];
-  return [...notes, ...imports, "", ...parts.values(), start].join("\n")
-    .trim() + "\n";
+  const imports = Array.from(
+    outside,
+    ([from, names]) => `import { ${[...names].join(", ")} } from "${from}";`,
+  );
+  return [...notes, ...imports, "", ...parts, start].join("\n").trim() + "\n";
 }
 
-/** How a copy is used, and the lines that start its program. */
-function usageOf(paths: string[], modules: string, fileName: string) {
-  const lesson = paths.find(isLesson);
-  if (lesson === undefined) {
-    const exported = [...modules.matchAll(EXPORT)]
-      .map(([, kind, name]) => /^[it]/.test(kind!) ? `type ${name}` : name);
-    const usage = exported.length > 0
-      ? `import { ${exported.join(", ")} } from ${
-        JSON.stringify(`./${fileName}`)
-      };`
-      : `deno run --preload=${fileName} --allow-net any_program.ts`;
-    return { usage, start: "" };
+/** How modules without a program are used. */
+function usageOf(exported: string[], fileName: string): string {
+  if (exported.length === 0) {
+    return `deno run --preload=${fileName} --allow-net any_program.ts`;
   }
-  const text = read(lesson);
-  const program = text.replace(DEMO, "");
-  const functions = program.matchAll(
+  const from = JSON.stringify(`./${fileName}`);
+  return `import { ${exported.join(", ")} } from ${from};`;
+}
+
+/** How a lesson's program is run, and the lines that start it. */
+function programOf(lesson: string, source: string, fileName: string) {
+  const functions = source.matchAll(
     /^export async function (server|client)\([^]*?^\}/gm,
   );
   const modes = new Map(Array.from(functions, ([all, name]) => [name, all]));
-  if (modes.size === 0) throw noProgram(lesson, text);
-  const [, flags] = text.match(/^ \* @run deno run (.+) \S+ server$/m)!;
+  if (modes.size === 0) throw noProgram(lesson, source);
+  const [, flags] = source.match(/^ \* @run deno run (.+) \S+ server$/m)!;
   const words = [...modes.keys()].join("|");
   const usage = `deno run ${flags} ${fileName} [${words}] [PORT] [HOST]`;
   const calls = Array.from(modes, ([name, text]) => {
@@ -147,8 +148,8 @@ function usageOf(paths: string[], modules: string, fileName: string) {
 }
 
 /** An experiment has none: what it shows stands in lib. */
-function noProgram(lesson: string, text: string): UsageError {
-  const shown = Array.from(text.matchAll(IMPORT), ([, , from]) => from!)
+function noProgram(lesson: string, source: string): UsageError {
+  const shown = Array.from(source.matchAll(IMPORT), ([, , from]) => from!)
     .filter((from) => !from.includes("/harness/"))
     .map((from) => fileNameOf(from).replace(".ts", ""));
   const name = fileNameOf(lesson).replace(".ts", "");
@@ -219,8 +220,7 @@ function fileFor(paths: string[], out: string): string {
 function describeCopy(text: string, file: string): string[] {
   const [, , usage = ""] = text.split("\n").map((it) => it.slice("// ".length));
   const [, command, modes = ""] =
-    usage.match(/^(deno run .+?) \S+ \[(.+?)\]/) ??
-      [];
+    usage.match(/^(deno run .+?) \S+ \[(.+?)\]/) ?? [];
   const word = /^[\w./-]+$/.test(file)
     ? file
     : `'${file.replaceAll("'", "'\\''")}'`;

@@ -1,6 +1,6 @@
 /**
- * A second look, for a timer that says that nothing has come.
- * This module imports nothing.
+ * For timers that give up: a second look before they say that nothing has come,
+ * and the longest wait that can be set. This module imports nothing.
  *
  * @module
  */
@@ -11,6 +11,12 @@
  * (`event_interval` of tokio, which Deno stands on).
  */
 const TURNS = 100;
+
+/**
+ * The longest wait of `setTimeout`, in milliseconds (some 25 days): for more it
+ * does not wait at all.
+ */
+export const LONGEST_TIMER: number = 2 ** 31 - 1;
 
 /**
  * Calls a function when the event loop has read what the kernel has for this

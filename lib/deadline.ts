@@ -4,10 +4,7 @@
  * @module
  */
 
-import { afterReads } from "./after_reads.ts";
-
-/** The longest wait of setTimeout(): it does not wait at all for more. */
-const LONGEST_TIMER = 2 ** 31 - 1;
+import { afterReads, LONGEST_TIMER } from "./after_reads.ts";
 
 /**
  * Waits for `promise`, but no longer than `milliseconds`. A read or a write of

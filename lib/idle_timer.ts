@@ -4,10 +4,7 @@
  * @module
  */
 
-import { afterReads } from "./after_reads.ts";
-
-/** The longest wait of setTimeout(): it does not wait at all for more. */
-const LONGEST_LOOK = 2 ** 31 - 1;
+import { afterReads, LONGEST_TIMER } from "./after_reads.ts";
 
 /**
  * Calls a function when nothing has happened for some time.
@@ -64,7 +61,7 @@ export class IdleTimer implements Disposable {
   }
 
   #lookAfter(milliseconds: number): void {
-    const wait = Math.min(milliseconds, LONGEST_LOOK);
+    const wait = Math.min(milliseconds, LONGEST_TIMER);
     this.#timer = setTimeout(this.#look, wait);
   }
 

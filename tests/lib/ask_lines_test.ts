@@ -6,7 +6,6 @@ const MODULE = new URL("../../lib/ask_lines.ts", import.meta.url).href;
 const PROMPT = "Say something:";
 /** No program runs longer, in milliseconds. */
 const LIMIT = 60_000;
-const env = { FORCE_COLOR: "", NO_COLOR: "1" };
 
 /** A command that runs a program which may call `askLines`. */
 function command(program: string): string[] {
@@ -28,20 +27,23 @@ const ECHO = command(`
     await Deno.stdout.write(line);
   }`);
 
+/** Starts a command, whose standard input and output are pipes. */
+function start([program, ...args]: string[]) {
+  return new Deno.Command(program, {
+    args,
+    env: { FORCE_COLOR: "", NO_COLOR: "1" },
+    stdin: "piped",
+    stdout: "piped",
+    signal: AbortSignal.timeout(LIMIT),
+  }).spawn();
+}
+
 /** Runs a command on standard input that is no terminal. */
 async function runOn(
   input: string | Uint8Array<ArrayBuffer>,
-  [program, ...args]: string[],
+  argv: string[],
 ): Promise<string> {
-  const signal = AbortSignal.timeout(LIMIT);
-  const options = {
-    args,
-    env,
-    stdin: "piped",
-    stdout: "piped",
-    signal,
-  } as const;
-  await using child = new Deno.Command(program, options).spawn();
+  await using child = start(argv);
   const writer = child.stdin.getWriter();
   const writing = writer.write(
     typeof input === "string" ? encode(input) : input,
@@ -55,16 +57,7 @@ async function runOnTerminal(
   wrapped: string[],
   steps: [awaited: string, typed: string][],
 ): Promise<string> {
-  const [program, ...args] = onTerminal(wrapped);
-  const signal = AbortSignal.timeout(LIMIT);
-  const options = {
-    args,
-    env,
-    stdin: "piped",
-    stdout: "piped",
-    signal,
-  } as const;
-  await using child = new Deno.Command(program, options).spawn();
+  await using child = start(onTerminal(wrapped));
   const writer = child.stdin.getWriter();
   let output = "";
   let seen = 0;

@@ -24,6 +24,7 @@
  * @module
  */
 
+import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
@@ -149,9 +150,7 @@ async function boundaries(conn: Conn, peer: Conn) {
   const cases = [["one two three", 100], ["123456789", 4]] as const;
   for (const [text, size] of cases) {
     const words = text.split(" ");
-    for (const word of words) {
-      await writeFull(conn, new TextEncoder().encode(word));
-    }
+    for (const word of words) await writeFull(conn, encode(word));
     const buffer = new Uint8Array(size);
     const pieces: string[] = [];
     while (pieces.join("") !== words.join("")) {

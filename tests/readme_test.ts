@@ -1,13 +1,14 @@
 /** README.md says what is true: its commands run, and print what it shows. */
-import { assert, assertEquals } from "@std/assert";
-import { exchange } from "./peers.ts";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   hasProgram,
   LessonProcess,
   LESSONS,
   lessonSource,
+  returnedCalls,
   run,
   runDeno,
+  until,
 } from "./testing.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -60,17 +61,22 @@ Deno.test("README shows the server as it stands in the lesson", () => {
   assert(lessonSource("02_tcp_echo.ts").includes(server));
 });
 
-Deno.test("README shows what the trace says of its program", async () => {
-  const program = blocks("ts").find((it) => it.includes("greet(conn)"))!;
+/** Runs a program of README's under the trace, as the transcript says. */
+async function traceOf(
+  file: string,
+  part: string,
+  ask: (port: number) => Promise<string>,
+  end: string,
+  onTrace: (trace: string) => void = () => {},
+) {
+  const program = blocks("ts").find((it) => it.includes(part))!;
   const folder = await Deno.makeTempDir();
-  await Deno.writeTextFile(
-    `${folder}/greet.ts`,
-    program.replace("port: 8000", "port: 0"),
-  );
-  const shown = blocks("console").find((it) => it.includes("greet.ts(1)"))!;
+  const path = `${folder}/${file}`;
+  await Deno.writeTextFile(path, program.replace(/port: 800\d/, "port: 0"));
+  const shown = blocks("console").find((it) => it.includes(` ${file}(`))!;
   const [command, ...expected] = shown.trim().split("\n");
   const child = new Deno.Command(Deno.execPath(), {
-    args: command.split(" ").slice(2, -1).concat(`${folder}/greet.ts`),
+    args: command.split(" ").slice(2, -1).concat(path),
     cwd: ROOT,
     stdin: "null",
     stdout: "null",
@@ -79,19 +85,80 @@ Deno.test("README shows what the trace says of its program", async () => {
   }).spawn();
   let trace = "";
   let asked = Promise.resolve("");
+  let [isAsked, isTold] = [false, false];
   for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
-    const [, port] = (trace += text).match(/listen 127\.0\.0\.1:(\d+)\n/) ?? [];
-    if (port && trace.split("\n").length === 2) {
-      asked = exchange(Number(port), "Ada\n");
+    trace += text;
+    onTrace(trace);
+    const [, port] = trace.match(/listen 127\.0\.0\.1:(\d+)/) ?? [];
+    if (port && !isAsked) {
+      isAsked = true;
+      asked = ask(Number(port));
     }
-    if (trace.includes(" close")) child.kill("SIGTERM");
+    if (returnedCalls(trace).includes(end) && !isTold) {
+      isTold = true; // It tells which calls wait, and ends.
+      child.kill("SIGTERM");
+    }
   }
   await child.status;
   await Deno.remove(folder, { recursive: true });
-  assertEquals(await asked, "hello Ada\n");
+  return { answer: await asked, trace, expected };
+}
+
+Deno.test("README shows what the trace says of its program, and that it waits", async () => {
+  let isWaiting = false;
+  const ask = async (port: number) => {
+    using conn = await Deno.connect({ port });
+    await until(() => isWaiting); // The trace is read meanwhile.
+    await conn.write(new TextEncoder().encode("Ada\n"));
+    return await new Response(conn.readable).text();
+  };
+  const seen = (trace: string) => {
+    isWaiting ||= / read: waiting for \S+ s\n/.test(trace);
+  };
+  const { answer, trace, expected } = await traceOf(
+    "greet.ts",
+    "greet(conn)",
+    ask,
+    "#2 close\n",
+    seen,
+  );
+  assertEquals(answer, "hello Ada\n");
+  for (const line of expected) assertMatch(line, /^\d+\.\d{3} greet\.ts\(/);
+  const calls = (text: string) => returnedCalls(withoutPorts(text)).trim();
+  assertEquals(calls(trace), calls(`${expected.join("\n")}\n`));
+  // Whichever of the two is told first, both stand in the transcript.
+  const waits = (text: string) =>
+    [...new Set(text.match(/greet\.ts\(.* #\d \w+: waiting/g))].toSorted();
+  assertEquals(waits(trace), waits(expected.join("\n")));
+});
+
+Deno.test("README shows what the trace says of a package of npm", async () => {
+  const ask = (port: number) => {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    socket.onopen = () => socket.send("Ada");
+    socket.onmessage = ({ data }) => {
+      socket.onclose = () => resolve(data);
+      socket.close();
+    };
+    return promise;
+  };
+  const { answer, trace, expected } = await traceOf(
+    "hello.ts",
+    "npm:ws@",
+    ask,
+    "#2 close\n",
+  );
+  assertEquals(answer, "hello Ada");
+  // The client masks its bytes by chance.
+  const calls = (text: string) =>
+    returnedCalls(withoutPorts(text)).trim().replaceAll(
+      /(?<=read 9 bytes ).*/g,
+      "",
+    ).split("\n").filter((line) => line.includes("hello.ts("));
   assertEquals(
-    withoutPorts(trace).trim().split("\n"),
-    expected.map(withoutPorts),
+    calls(trace).slice(0, expected.length),
+    calls(`${expected.join("\n")}\n`),
   );
 });
 

@@ -107,6 +107,14 @@ export class LessonProcess implements AsyncDisposable {
     return this.#err.has(text);
   }
 
+  /**
+   * Resolves when the trace on standard error holds `text`, to all of it so far,
+   * as {@linkcode returnedCalls} leaves it.
+   */
+  async traceHas(text: string | RegExp): Promise<string> {
+    return await this.#err.has(text, returnedCalls);
+  }
+
   /** Resolves to the port of the ready line. */
   async port(): Promise<number> {
     const ready = /^listening on \S+:(\d+)\r?\n/m;
@@ -194,11 +202,11 @@ class Output {
     }
   }
 
-  async has(text: string | RegExp): Promise<string> {
+  async has(text: string | RegExp, view = (all: string) => all) {
     for (;;) {
       const news = this.#news.promise;
       const ended = this.#ended;
-      const all = await new Blob(this.#chunks).text();
+      const all = view(await new Blob(this.#chunks).text());
       if (typeof text === "string" ? all.includes(text) : text.test(all)) {
         return all;
       }
@@ -264,6 +272,20 @@ export async function runDeno(
 function withoutDownloads(stderr: string): string {
   const line = /^(?:\P{L}+m)*Download(?:\P{L}+m)? https?:.*\n/gmu;
   return stderr.replaceAll(line, "");
+}
+
+/** The lines of a trace without when each was, and how long its call took. */
+export function withoutTimes(trace: string): string {
+  return trace.replaceAll(/^\d+\.\d{3} /gm, "")
+    .replaceAll(/ after [\d.]+ m?s$/gm, "");
+}
+
+/**
+ * What a trace says of the calls that have returned, without their times. How many
+ * lines are about calls that wait depends on how fast the machine is.
+ */
+export function returnedCalls(trace: string): string {
+  return withoutTimes(trace).replaceAll(/^.+: waiting for [\d.]+ s\n/gm, "");
 }
 
 /** The cells of the table behind `title`, without its head. */

@@ -16,6 +16,8 @@ import { runLesson } from "./run_lesson.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const ORIGIN = "Linux sockets in Deno";
+/** It is loaded before a program, and has nothing to import. */
+const TRACE = "lib/trace/trace.ts";
 
 // The patterns rely on `deno fmt`: what stands at the left edge is a declaration.
 const HEADER = /^\/\*\*[^]*?\*\/\n\n?/;
@@ -92,7 +94,7 @@ export function copyOf(paths: string[], fileName: string): string {
 
   const lesson = paths.find(isLesson);
   const { usage, start } = lesson === undefined
-    ? { usage: usageOf(exported, fileName), start: "" }
+    ? { usage: usageOf(paths, exported, fileName), start: "" }
     : programOf(lesson, sources.get(lesson)!, fileName);
   const notes = [
     `// ${paths.join(", ")} of ${ORIGIN}, in one file.`,
@@ -107,8 +109,12 @@ export function copyOf(paths: string[], fileName: string): string {
 }
 
 /** How modules without a program are used. */
-function usageOf(exported: string[], fileName: string): string {
-  if (exported.length === 0) {
+function usageOf(
+  paths: string[],
+  exported: string[],
+  fileName: string,
+): string {
+  if (paths.includes(TRACE)) {
     return `deno run --preload=${fileName} --allow-net any_program.ts`;
   }
   const from = JSON.stringify(`./${fileName}`);
@@ -180,7 +186,7 @@ export function findSource(name: string): string {
     Array.from(Deno.readDirSync(new URL(folder, ROOT)), (it) => it.name)
       .filter((file) => file.endsWith(".ts")).toSorted()
       .map((file) => `${folder}/${file}`)
-  ).concat("lib/trace/trace.ts");
+  ).concat(TRACE);
   const found = paths.find((path) => path.endsWith(`/${wanted}.ts`)) ??
     paths.find((path) => {
       const [, number, title] = path.match(/(\d+)_(\w+)\.ts$/) ?? [];

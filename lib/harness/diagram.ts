@@ -6,7 +6,8 @@
  */
 
 import { errorLine } from "../trace/error_line.ts";
-import { type SocketCall, watchSocketCalls } from "../trace/socket_calls.ts";
+import { type SocketCall, textOf } from "../trace/recorder.ts";
+import { watchSocketCalls } from "../trace/socket_calls.ts";
 import { watchChildren } from "./child_watch.ts";
 import { SequenceDiagram } from "./sequence_diagram.ts";
 import { textLines } from "./text_lines.ts";
@@ -39,16 +40,21 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
     markLost([...client, ...server]);
     const diagram = new SequenceDiagram();
     const draw = (side: "client" | "server", calls: SocketCall[]) =>
-      calls.forEach(({ what, ...call }) =>
-        diagram.lane(side)({
-          ...call,
-          what: what.replace(/\b(\d+) of \1 bytes/, "$1 bytes"),
-        })
+      calls.forEach((call) =>
+        diagram.lane(side)({ ...call, what: wordsOf(call) })
       );
     draw("server", server);
     draw("client", client.filter((it) => it.at >= ready && !it.isOfLib));
     return forMermaid ? diagram.mermaid() : diagram.draw();
   };
+}
+
+/** What a call was, and with which client where there are several. */
+function wordsOf(call: SocketCall): string {
+  const { peer, target, isOneOfSeveral } = call;
+  const which = isOneOfSeveral && target === "" ? peer : target;
+  return textOf({ ...call, target: which })
+    .replace(/\b(\d+) of \1 bytes/, "$1 bytes");
 }
 
 /**

@@ -95,6 +95,7 @@ async function runMode(
   interrupted: PromiseWithResolvers<number>,
   report: (error: unknown, call?: string) => Promise<unknown>,
 ): Promise<number> {
+  const finish = await startShow(mode.show, values);
   // A second signal changes nothing. (Under `deno task` each arrives twice.)
   Deno.addSignalListener("SIGINT", () => interrupted.resolve(130));
   if (Deno.build.os !== "windows") {
@@ -129,7 +130,6 @@ async function runMode(
     },
   };
 
-  const finish = await startShow(mode.show, values);
   const running = (async () => await mode.run({ ...values, ...io } as never))();
   const isServer = SERVERS.includes(name);
   const ending = interrupted.promise.then((code) => {

@@ -25,7 +25,8 @@ export async function startShow(
   }
   if (show === "trace" && !quiet && !child) {
     const { watchChildren } = await import("./child_watch.ts");
-    await import("../trace/trace.ts");
+    const { startTrace } = await import("../trace/start_trace.ts");
+    startTrace();
     watchChildren(new URL("../trace/trace.ts", import.meta.url));
   }
   return () => Promise.resolve("");

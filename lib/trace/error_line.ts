@@ -6,7 +6,7 @@
  */
 
 const { stderr } = Deno; // A program may put others in their place.
-const writeSync = stderr.writeSync.bind(stderr);
+const standardError = { writeSync: stderr.writeSync.bind(stderr) };
 const encoder = new TextEncoder();
 /** How long to wait before a write is tried again, in milliseconds. */
 const ERROR_RETRY_PAUSE = 10;
@@ -22,11 +22,11 @@ const ERROR_RETRY_PAUSE = 10;
  * errorLine("connect 127.0.0.1:9527: ECONNREFUSED (Connection refused)");
  * ```
  */
-export function errorLine(line: string): void {
+export function errorLine(line: string, output = standardError): void {
   let rest = encoder.encode(`${line}\n`);
   while (rest.length > 0) {
     try {
-      rest = rest.subarray(writeSync(rest));
+      rest = rest.subarray(output.writeSync(rest));
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) return;
       // Somebody who shares it has set O_NONBLOCK, and it is full.

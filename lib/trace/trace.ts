@@ -4,18 +4,109 @@
  *
  * @run deno run --preload lib/trace/trace.ts --allow-net any_program.ts
  *
- * For each call it prints the file, line and function of the program, as the
- * tutorial's `printf("%s(%d):%s\n", __FILE__, __LINE__, __FUNCTION__)`, and
- * what came of it:
+ * For each call it prints the time in seconds, the file, line and function of the
+ * program, as the tutorial's `printf("%s(%d):%s\n", __FILE__, __LINE__,
+ * __FUNCTION__)`, the number of the socket, and what came of the call:
  *
- *     any_program.ts(7):serve write 6 of 6 bytes "hello\n"
+ *     0.002 any_program.ts(7):serve #2 write 6 of 6 bytes "hello\n"
  *
  * @module
  */
 
 import { errorLine } from "./error_line.ts";
-import { watchSocketCalls } from "./socket_calls.ts";
+import { tellNotWatched, watchHttp } from "./http_calls.ts";
+import { watchNodeSockets } from "./node_sockets.ts";
+import { hostTime, type SocketCall } from "./recorder.ts";
+import { durationOf, linePrinter, startTrace } from "./start_trace.ts";
+import { parseTraceOptions, type TraceOptions } from "./trace_options.ts";
+import { watchWorkers } from "./workers.ts";
 
-watchSocketCalls(({ file, line, function: name, what }) =>
-  errorLine(`${file}(${line}):${name} ${what}`)
-);
+/** In a Worker: its number, and when the trace of its program began. */
+const asked = new URL(import.meta.url).searchParams;
+const WORKER = asked.get("worker");
+const SINCE = Number(asked.get("since") ?? hostTime());
+
+const options = readOptions();
+const print = options.out === undefined ? errorLine : fileLine(options.out);
+const tell = options.json
+  ? (call: SocketCall) =>
+    print(JSON.stringify(WORKER === null ? call : { ...call, worker: WORKER }))
+  : linePrinter(print, SINCE, WORKER === null ? "" : `[worker ${WORKER}] `);
+const summary = new Map<number, Summary>();
+
+if (options.summary) addEventListener("unload", printSummary);
+const recorder = startTrace((call) => {
+  if (!isWanted(call)) return;
+  tell(call);
+  if (options.summary && !call.isWaiting) count(call);
+}, options);
+watchNodeSockets(recorder);
+watchHttp(recorder);
+tellNotWatched(recorder);
+if (WORKER === null) {
+  watchWorkers(recorder, `${import.meta.url}?since=${SINCE}&worker=`);
+}
+
+/** What `SOCKET_TRACE` says, where it may be read. */
+function readOptions(): TraceOptions {
+  const variable = "SOCKET_TRACE";
+  const may = Deno.permissions.querySync({ name: "env", variable }).state;
+  const text = may === "granted" ? Deno.env.get(variable) : undefined;
+  try {
+    return parseTraceOptions(text ?? "");
+  } catch (error) {
+    errorLine(`${variable}: ${(error as Error).message}`);
+    Deno.exit(2);
+  }
+}
+
+/** Writes lines into a new file. */
+function fileLine(path: string): (line: string) => void {
+  const may = Deno.permissions.querySync({ name: "write", path }).state;
+  if (may !== "granted") {
+    errorLine(`SOCKET_TRACE: out=${path} needs --allow-write=${path}`);
+    Deno.exit(2);
+  }
+  if (WORKER === null) Deno.writeTextFileSync(path, "");
+  const file = Deno.openSync(path, { append: true });
+  return (line) => errorLine(line, file);
+}
+
+/** Whether a call has one of the names, or one of the ports. */
+function isWanted({ name, target, own, peer }: SocketCall): boolean {
+  const { filter } = options;
+  if (filter.length === 0) return true;
+  const names = name.split(/\W+/);
+  const ports = [target, own, peer].map((it) => it.split(":").at(-1) ?? "");
+  return filter.some((it) => names.includes(it) || ports.includes(it));
+}
+
+/** What a socket has done. */
+interface Summary {
+  ends: string;
+  calls: number;
+  read: number;
+  written: number;
+  waited: number;
+}
+
+function count(call: SocketCall): void {
+  const known = summary.get(call.socket) ??
+    { ends: "", calls: 0, read: 0, written: 0, waited: 0 };
+  summary.set(call.socket, known);
+  known.ends ||= [call.own, call.peer].filter((it) => it !== "").join(" - ");
+  known.calls++;
+  known[call.toPeer ? "written" : "read"] += call.bytes;
+  known.waited += call.took;
+}
+
+function printSummary(): void {
+  const seconds = ((hostTime() - SINCE) / 1000).toFixed(1);
+  print(`${summary.size} sockets in ${seconds} s:`);
+  for (const [number, { ends, calls, read, written, waited }] of summary) {
+    print(
+      `#${number} ${ends}: ${calls} calls, ${read} bytes read, ` +
+        `${written} bytes written, ${durationOf(waited)} waited`,
+    );
+  }
+}

@@ -10,6 +10,7 @@ import {
   isRunning,
   LessonProcess,
   onTerminal,
+  returnedCalls,
   run,
   startServer as startServerOf,
   until,
@@ -126,19 +127,43 @@ Deno.test("runLesson() prints trace and output in order in one log", async () =>
     wrapper: by('exec "$@" 2>&1'),
   });
   await exchange(await process.port(), "hi");
-  await process.stdoutHas("server close\n");
+  await process.stdoutHas(/:server #2 close(?: after .+)?\n/);
   process.kill("SIGTERM");
-  const lines = (await process.result()).stdout.trimEnd().split("\n");
+  const { stdout } = await process.result();
+  const lines = returnedCalls(stdout).trimEnd().split("\n");
   const calls = lines.map((it) =>
-    it.replace(/^\S+\):server (\S+)( .*)?$/, "trace: $1")
+    it.replace(
+      /^fixture_lesson\.ts\(\d+\):server (#\d \S+)( .*)?$/,
+      "trace: $1",
+    )
   );
   assertEquals(calls.toSpliced(1, 1), [
-    ...["socket,", "accept", "read", "write", "read:", "close"].map((it) =>
-      `trace: ${it}`
-    ),
+    ...["1 socket,", "2 accept", "2 read", "2 write", "2 read:", "2 close"]
+      .map((it) => `trace: #${it}`),
     "server closed",
   ]);
   assertMatch(lines[1], /^listening on /);
+  assertMatch(stdout, /:server #1 accept: waiting for .+ s\nserver closed\n$/);
+});
+
+Deno.test("runLesson() shows at a signal which call waits, before it ends", async () => {
+  const args = ["server", "--host=127.0.0.1", "--port=0"];
+  await using process = new LessonProcess(FIXTURE, args);
+  const port = await process.port();
+  process.kill("SIGTERM");
+  const { code, stdout, stderr } = await process.result();
+  assertEquals(code, 0);
+  assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
+  const lines = stderr.trimEnd().split("\n");
+  const start = /^\d+\.\d{3} fixture_lesson\.ts\(\d+\):server #1 /;
+  for (const line of lines) assertMatch(line, start);
+  const calls = lines.map((line) => line.replace(start, ""));
+  assert(calls[0].startsWith(`socket, bind, listen 127.0.0.1:${port}`), stderr);
+  // A slow machine has told it before, after a second.
+  assert(calls.length >= 2, stderr);
+  for (const call of calls.slice(1)) {
+    assertMatch(call, /^accept: waiting for \d+\.\d s$/);
+  }
 });
 
 Deno.test("runLesson() puts an error in one line, without control characters", async () => {
@@ -266,7 +291,7 @@ for (const [signal, status] of signals) {
       status,
       "hello\nclient done!!\n",
     ]);
-    await process.stderrHas("server read: end of stream");
+    await process.traceHas("server #2 read: end of stream\n");
 
     using conn = await connect(port);
     await conn.write(new Uint8Array(5));
@@ -309,7 +334,8 @@ for (const [signal, status] of signals) {
     const { code, stdout, stderr } = await process.result();
     assertEquals(code, 0);
     assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
-    assertEquals(stderr.match(/server write 1/g)?.length, 2);
+    const write = /server #2 write 1 of 1 bytes "\\x00"\n/g;
+    assertEquals(returnedCalls(stderr).match(write)?.length, 2);
   });
 }
 
@@ -317,7 +343,7 @@ Deno.test("runLesson() ends a server that fails while it drains", async () => {
   const { process, port } = await startServer("--drain", "--fault=error");
   await using _ = process;
   using conn = await connect(port);
-  await process.stderrHas("server accept");
+  await process.traceHas("server #2 accept");
   process.kill("SIGTERM");
   await until(() => isFree(port));
   await conn.write(new Uint8Array(1));

@@ -6,6 +6,7 @@ import {
   kernelRows,
   LessonProcess,
   replaced,
+  returnedCalls,
   run,
   startServer as startServerOf,
   until,
@@ -68,8 +69,8 @@ Deno.test("01 client prints the reply as it came, and server counts its clients"
     const { code, stdout, stderr } = await run(LESSON, args);
     assertEquals([code, stdout], [0, `${message}\nclient done!!\n`]);
     assertMatch(
-      stderr,
-      /^01_tcp_hello\.ts\(\d+\):client socket, connect 127\.0\.0\.1:\d+\n/,
+      returnedCalls(stderr),
+      /^01_tcp_hello\.ts\(\d+\):client #1 socket, connect 127\.0\.0\.1:\d+ from 127\.0\.0\.1:\d+\n/,
     );
   }
   const quiet = await run(LESSON, ["client", "--quiet", `--port=${port}`]);
@@ -80,11 +81,20 @@ Deno.test("01 client prints the reply as it came, and server counts its clients"
   const { code, stdout, stderr } = await process.result();
   assertEquals(code, 0);
   assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
-  assertMatch(
-    stderr,
-    /^01_tcp_hello\.ts\(\d+\):server accept 127\.0\.0\.1:\d+$/m,
-  );
-  assertEquals(stderr.match(/server read 1001 bytes/g)?.length, 1);
+  const trace = returnedCalls(stderr);
+  // Its own socket is the first one.
+  for (const number of [2, 3, 4, 5]) {
+    assertMatch(
+      trace,
+      RegExp(
+        `^01_tcp_hello\\.ts\\(\\d+\\):server #${number} accept ` +
+          `127\\.0\\.0\\.1:\\d+ at 127\\.0\\.0\\.1:${port}$`,
+        "m",
+      ),
+    );
+  }
+  assertEquals(trace.match(/server #4 read 1001 bytes/g)?.length, 1);
+  assertEquals(trace.match(/server #\d+ read 1001 bytes/g)?.length, 1);
 });
 
 Deno.test("01 client reports a server that closes without a reply", async () => {
@@ -105,7 +115,7 @@ Deno.test("01 server survives clients that leave, reset, or say nothing", async 
   await using _ = process;
   // This one occupies the server, so the resets happen before their turn.
   const silent = await connect(port);
-  await process.stderrHas("server accept");
+  await process.traceHas("server #2 accept");
   await reset(port);
   await reset(port, new TextEncoder().encode("half a"));
   silent.close();
@@ -116,7 +126,7 @@ Deno.test("01 server survives clients that leave, reset, or say nothing", async 
   await reset(port, new Uint8Array(5000));
   (await connect(port)).close();
   assertEquals(await exchange(port, "and now?\n"), "and now?\n");
-  await process.stderrHas("server read: end of stream");
+  await process.traceHas(/server #\d+ read: end of stream\n/);
 
   // A client that comes together with the signal.
   process.kill("SIGSTOP");
@@ -126,7 +136,7 @@ Deno.test("01 server survives clients that leave, reset, or say nothing", async 
   const { code, stdout, stderr } = await process.result();
   assertEquals(code, 0);
   assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
-  assertMatch(stderr, /:server accept: ENOTCONN \(.+\)$/m);
+  assertMatch(returnedCalls(stderr), /:server #1 accept: ENOTCONN \(.+\)$/m);
   assert(!stderr.includes("01_tcp_hello:"), stderr);
 });
 
@@ -136,7 +146,7 @@ Deno.test("01 server --backlog is the one of listen(2)", async () => {
     const { process, port } = await startServer(...args);
     await using _ = process;
     const conns = [await connect(port)];
-    await process.stderrHas("server accept");
+    await process.traceHas("server #2 accept");
     // Nobody accepts now. Linux queues one more than it was told.
     for (let i = 0; i <= backlog; i++) conns.push(await connect(port));
     await using late = new LessonProcess(LESSON, ["client", `--port=${port}`]);

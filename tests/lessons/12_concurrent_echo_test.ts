@@ -100,12 +100,24 @@ Deno.test("12 server's trace says which client each call is about", async () => 
   assert(await isServed(first));
   using second = await Deno.connect({ hostname, port });
   assert(await isServed(second));
-  for (const { localAddr } of [first, second]) {
-    await process.stderrHas(`accept ${hostname}:${localAddr.port}\n`);
+  assert(await isServed(first)); // Now that there are two.
+  // The line of accept has number and address, and the others have the number. The
+  // first socket is the server's own.
+  for (const [number, { localAddr }] of [[2, first], [3, second]] as const) {
+    await process.traceHas(
+      `:server #${number} accept ${hostname}:${localAddr.port} at ${hostname}:${port}\n`,
+    );
   }
-  await process.stderrHas(
-    `:echo read ${hostname}:${second.localAddr.port} 4 bytes "ping"\n`,
+  const trace = await process.traceHas(
+    /(:echo #2 write 4 of 4 bytes "ping"\n[^]*){2}/,
   );
+  const calls = trace.matchAll(/:echo (#\d+ (?:read|write) .+)$/gm);
+  assertEquals(Array.from(calls, ([, call]) => call), [
+    ...[2, 3, 2].flatMap((number) => [
+      `#${number} read 4 bytes "ping"`,
+      `#${number} write 4 of 4 bytes "ping"`,
+    ]),
+  ]);
 });
 
 Deno.test("12 client sends bytes as they are", async () => {

@@ -359,7 +359,7 @@ for (const output of ["stdout", "stderr"] as const) {
         wrapper: withFullPipe(output, fifo),
       });
       const [, port] = output === "stdout"
-        ? (await process.stderrHas(BOUND)).match(BOUND)!
+        ? (await process.traceHas(BOUND)).match(BOUND)!
         : [, await process.port()];
       for (let i = 0; i < 20; i++) await use(Number(port));
       process.kill("SIGTERM");
@@ -375,9 +375,9 @@ Deno.test("nobody reads what is left of a program: a signal ends it", async () =
   await using server = new LessonProcess("01_tcp_hello.ts", args, {
     wrapper: withFullPipe("stdout", `${folder}/stdout`),
   });
-  const [, port] = (await server.stderrHas(BOUND)).match(BOUND)!;
+  const [, port] = (await server.traceHas(BOUND)).match(BOUND)!;
   await exchange(ECHO, Number(port), randomBytes(100));
-  await server.stderrHas("close listener"); // It has done its work.
+  await server.traceHas("#1 close listener\n"); // It has done its work.
 
   const refused = ["client", "--port=1", "--quiet"];
   await using client = new LessonProcess("01_tcp_hello.ts", refused, {
@@ -390,7 +390,7 @@ Deno.test("nobody reads what is left of a program: a signal ends it", async () =
   assertEquals((await client.result()).code, 1); // It had failed before.
   await Deno.remove(folder, { recursive: true });
 });
-const BOUND = / socket, bind(?:, listen)? 127\.0\.0\.1:(\d+)\n/;
+const BOUND = / #1 socket, bind(?:, listen)? 127\.0\.0\.1:(\d+)\n/;
 
 /** What accept(2) passes on from the network, or from a firewall. */
 const ACCEPT_ERRORS = [

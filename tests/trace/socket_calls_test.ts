@@ -1,9 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { writeFull } from "../../lib/full_io.ts";
-import {
-  type SocketCall,
-  watchSocketCalls,
-} from "../../lib/trace/socket_calls.ts";
+import { type SocketCall, textOf } from "../../lib/trace/recorder.ts";
+import { watchSocketCalls } from "../../lib/trace/socket_calls.ts";
 
 // There is no way back: all of this process is watched from here on.
 const calls: SocketCall[] = [];
@@ -37,7 +35,7 @@ Deno.test("watchSocketCalls() knows line and function of the program, through he
   assertEquals(count, 1);
 
   const writes = calls.filter((it) =>
-    it.what.startsWith("write") && it.function === "run"
+    it.name === "write" && it.function === "run"
   );
   assert(writes.length >= 2, "one write has taken it all");
   for (const { line } of writes) {
@@ -48,8 +46,8 @@ Deno.test("watchSocketCalls() knows line and function of the program, through he
     );
   }
   let left = 8 << 20;
-  for (const { what } of writes) {
-    const [, taken, offered] = what.match(/ (\d+) of (\d+) bytes/)!;
+  for (const { result } of writes) {
+    const [, taken, offered] = result.match(/ (\d+) of (\d+) bytes/)!;
     assertEquals(Number(offered), left);
     left -= Number(taken);
   }
@@ -72,24 +70,34 @@ Deno.test("watchSocketCalls() has the time of the call, or of the return", async
   const called = now();
   await Promise.all([reading, writing]);
   const after = now();
-  const at = (verb: string) => calls.find((it) => it.what.startsWith(verb))!.at;
+  const at = (verb: string) => calls.find((it) => it.name === verb)!.at;
   assert(before <= at("write") && at("write") <= called);
   assert(called <= at("read") && at("read") <= after);
   assert(Math.abs(after - Date.now()) < 60_000);
 });
 
-Deno.test("watchSocketCalls() names the other side where there are several", async () => {
+Deno.test("watchSocketCalls() numbers sockets, and has the addresses of both ends", async () => {
+  calls.length = 0;
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   using one = await Deno.connect({ hostname: "127.0.0.1", port });
   using two = await listener.accept();
-  calls.length = 0;
   await one.write(new Uint8Array(1));
   await two.read(new Uint8Array(1));
-  assertEquals(calls.map(({ what }) => what), [
-    `write 127.0.0.1:${port} 1 of 1 bytes "\\x00"`,
-    `read 127.0.0.1:${one.localAddr.port} 1 bytes "\\x00"`,
-  ]);
+  const [server, client] = [port, one.localAddr.port]
+    .map((it) => `127.0.0.1:${it}`);
+  const first = calls[0].socket;
+  assertEquals(
+    calls.map((it) => [textOf(it), it.socket - first, it.own, it.peer]),
+    [
+      [`socket, bind, listen ${server}`, 0, server, ""],
+      [`socket, connect ${server}`, 1, client, server],
+      [`accept ${client}`, 2, server, client],
+      ['write 1 of 1 bytes "\\x00"', 1, client, server],
+      ['read 1 bytes "\\x00"', 2, server, client],
+    ],
+  );
+  assertEquals(calls.map((it) => it.isOneOfSeveral).at(-1), true);
 });
 
 Deno.test("watchSocketCalls() says what goes to the other side", async () => {
@@ -105,7 +113,7 @@ Deno.test("watchSocketCalls() says what goes to the other side", async () => {
   peer.close();
   await Deno.connect({ port: 1 }).catch(() => {});
   assertEquals(
-    calls.map(({ what, toPeer }) => [what.split(/[, ]/)[0], toPeer]),
+    calls.map(({ name, toPeer }) => [name.split(",")[0], toPeer]),
     [
       ["socket", true],
       ["accept", false],

@@ -29,15 +29,15 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       listener.close();
       console.log(await serving);`,
     trace: [
-      /^program\.ts\(2\): socket, bind, listen 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(10\):serve accept 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(5\):talk read 127\.0\.0\.1:\d+ 6 bytes "hello\\n"$/m,
-      /^program\.ts\(6\):talk write 127\.0\.0\.1:\d+ 6 of 6 bytes "hello\\n"$/m,
-      /^program\.ts\(12\): socket, connect 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(15\): read 127\.0\.0\.1:\d+ 6 bytes "hello\\n"$/m,
-      /^program\.ts\(15\): read 127\.0\.0\.1:\d+: end of stream$/m,
-      /^program\.ts\(16\): close 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(17\): close listener$/m,
+      /^program\.ts\(2\): #\d+ socket, bind, listen 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(10\):serve #\d+ accept 127\.0\.0\.1:\d+ at 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(5\):talk #\d+ read 6 bytes "hello\\n"$/m,
+      /^program\.ts\(6\):talk #\d+ write 6 of 6 bytes "hello\\n"$/m,
+      /^program\.ts\(12\): #\d+ socket, connect 127\.0\.0\.1:\d+ from 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(15\): #\d+ read 6 bytes "hello\\n"$/m,
+      /^program\.ts\(15\): #\d+ read: end of stream$/m,
+      /^program\.ts\(16\): #\d+ close$/m,
+      /^program\.ts\(17\): #\d+ close listener$/m,
     ],
   },
   "pipeTo, and a half-close": {
@@ -57,14 +57,14 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       console.log(await reader.read());
       listener.close();`,
     trace: [
-      /^program\.ts\(4\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
-      /^program\.ts\(4\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
-      /^program\.ts\(4\): read 127\.0\.0\.1:\d+: end of stream$/m,
-      /^program\.ts\(4\): close 127\.0\.0\.1:\d+, by readable$/m,
-      /^program\.ts\(9\): read 127\.0\.0\.1:\d+ 2 bytes "hi"$/m,
-      /^program\.ts\(8\): write 127\.0\.0\.1:\d+ 2 of 2 bytes "hi"$/m,
-      /^program\.ts\(14\): read 127\.0\.0\.1:\d+: end of stream$/m,
-      /^program\.ts\(12\): closeWrite 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(4\): #\d+ read 2 bytes "hi"$/m,
+      /^program\.ts\(4\): #\d+ write 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(4\): #\d+ read: end of stream$/m,
+      /^program\.ts\(4\): #\d+ close, by readable$/m,
+      /^program\.ts\(9\): #\d+ read 2 bytes "hi"$/m,
+      /^program\.ts\(8\): #\d+ write 2 of 2 bytes "hi"$/m,
+      /^program\.ts\(14\): #\d+ read: end of stream$/m,
+      /^program\.ts\(12\): #\d+ closeWrite$/m,
     ],
   },
   "streams with a BYOB reader, a cancel and an abort": {
@@ -89,10 +89,10 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       }
       listener.close();`,
     trace: [
-      /^program\.ts\(8\): read 127\.0\.0\.1:\d+ 2 bytes "\\x01\\x02"$/m,
-      /^program\.ts\(12\): close 127\.0\.0\.1:\d+, by readable$/m,
-      /^program\.ts\(11\): close 127\.0\.0\.1:\d+, by writable$/m,
-      /^program\.ts\(14\): close 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(8\): #\d+ read 2 bytes "\\x01\\x02"$/m,
+      /^program\.ts\(12\): #\d+ close, by readable$/m,
+      /^program\.ts\(11\): #\d+ close, by writable$/m,
+      /^program\.ts\(14\): #\d+ close$/m,
     ],
   },
   "datagrams": {
@@ -109,11 +109,11 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       other.close();
       try { socket.close(); } catch (error) { console.log(error.name); }`,
     trace: [
-      /^program\.ts\(3\): socket, bind 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(5\): sendto 127\.0\.0\.1:\d+ 4 of 4 bytes "ping"$/m,
-      /^program\.ts\(6\): recvfrom 127\.0\.0\.1:\d+ 4 bytes "ping"$/m,
-      /^program\.ts\(10\): sendto 127\.0\.0\.1:\d+: EMSGSIZE \(Message too long\)$/m,
-      /^program\.ts\(11\): close$/m,
+      /^program\.ts\(3\): #\d+ socket, bind 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(5\): #\d+ sendto 127\.0\.0\.1:\d+ 4 of 4 bytes "ping"$/m,
+      /^program\.ts\(6\): #\d+ recvfrom 127\.0\.0\.1:\d+ 4 bytes "ping"$/m,
+      /^program\.ts\(10\): #\d+ sendto 127\.0\.0\.1:\d+: EMSGSIZE \(Message too long\)$/m,
+      /^program\.ts\(11\): #\d+ close$/m,
     ],
   },
   "errors, next(), disposal, and what is asked of the functions": {
@@ -140,13 +140,13 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       console.log(await Deno.connect({ port, signal: AbortSignal.abort(7) }).catch((e) => e));`,
     trace: [
       /^program\.ts\(4\): socket, bind, listen 127\.0\.0\.1:\d+: EADDRINUSE \(.+\)$/m,
-      /^program\.ts\(5\): accept 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(10\): setNoDelay 127\.0\.0\.1:\d+ true$/m,
-      /^program\.ts\(11\): setKeepAlive 127\.0\.0\.1:\d+ false$/m,
-      /^program\.ts\(12\): read 127\.0\.0\.1:\d+: .+$/m,
-      /^program\.ts\(13\): close 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(\d+\): close 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(18\): close listener$/m,
+      /^program\.ts\(5\): #\d+ accept 127\.0\.0\.1:\d+ at 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(10\): #\d+ setNoDelay true$/m,
+      /^program\.ts\(11\): #\d+ setKeepAlive false$/m,
+      /^program\.ts\(12\): #\d+ read: .+$/m,
+      /^program\.ts\(13\): #\d+ close$/m,
+      /^program\.ts\(\d+\): #\d+ close$/m,
+      /^program\.ts\(18\): #\d+ close listener$/m,
       /^program\.ts\(19\): socket, connect 127\.0\.0\.1:\d+: ECONNREFUSED \(.+\)$/m,
     ],
   },
@@ -219,12 +219,12 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       console.log(await writer.closed.catch((e) => e.code));
       listener.close();`,
     trace: [
-      /^program\.ts\(8\): read: ECONNRESET \(.+\)\nprogram\.ts\(8\): close, by readable$/m,
+      /^program\.ts\(8\): #\d+ read: ECONNRESET \(.+\)\nprogram\.ts\(8\): #\d+ close, by readable$/m,
       // It ends the stream itself, so it does not read the end of it.
-      /^program\.ts\(14\): close 127\.0\.0\.1:\d+, by readable$/m,
+      /^program\.ts\(14\): #\d+ close, by readable$/m,
       /^(?![^]*end of stream)/,
-      /^program\.ts\(16\):write write 127\.0\.0\.1:\d+: EPIPE \(.+\)$/m,
-      /^program\.ts\(16\):write close 127\.0\.0\.1:\d+, by writable$/m,
+      /^program\.ts\(16\):write #\d+ write: EPIPE \(.+\)$/m,
+      /^program\.ts\(16\):write #\d+ close, by writable$/m,
     ],
   },
   "other addresses, other functions": {
@@ -260,12 +260,12 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       socket.close();
       listener.close();`,
     trace: [
-      /^program\.ts\(9\):say\.hello socket, connect 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(11\):say\.hello setNoDelay( \S+)? true$/m,
-      /^program\.ts\(13\):\[Symbol\.asyncIterator\] accept 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(22\): close( \S+)?$/m,
-      /^program\.ts\(23\): socket, connect 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(29\): sendto 127\.0\.0\.1:\d+ 1 of 1 bytes "\\x00"$/m,
+      /^program\.ts\(9\):say\.hello #\d+ socket, connect 127\.0\.0\.1:\d+ from 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(11\):say\.hello #\d+ setNoDelay true$/m,
+      /^program\.ts\(13\):\[Symbol\.asyncIterator\] #\d+ accept 127\.0\.0\.1:\d+ at 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(22\): #\d+ close$/m,
+      /^program\.ts\(23\): #\d+ socket, connect 127\.0\.0\.1:\d+ from 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(29\): #\d+ sendto 127\.0\.0\.1:\d+ 1 of 1 bytes "\\x00"$/m,
     ],
   },
   "a program with an Error of its own": {
@@ -298,7 +298,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
         peer.close();
       }
       listener.close();`,
-    trace: [/^program\.ts\(11\): read( \S+)?: end of stream$/m],
+    trace: [/^program\.ts\(11\): #\d+ read: end of stream$/m],
   },
   "a short stack": {
     script: `
@@ -308,7 +308,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       try { await conn.write("text" as any); } catch (e) { console.log(e.stack.split("\\n").at(-1).includes("program.ts:5:")); }
       conn.close();
       listener.close();`,
-    trace: [/^program\.ts\(5\): write: .+$/m],
+    trace: [/^program\.ts\(5\): #\d+ write: .+$/m],
   },
   "readers and writers of streams": {
     script: `
@@ -346,15 +346,15 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       for (const it of both) it.close();
       listener.close();`,
     trace: [
-      /^program\.ts\(16\): write \S+ 1 of/m,
-      /^program\.ts\(17\): write \S+ 2 of/m,
-      /^program\.ts\(18\): write \S+ 3 of/m,
-      /^program\.ts\(20\): write \S+ 4 of/m,
-      /^(?![^]*\((4|5)\):\w* read)/, // Where the stream was taken.
-      /^program\.ts\(9\):collect read .+ bytes "1/m,
-      /^program\.ts\(9\):collect close \S+, by readable$/m,
-      /^program\.ts\(26\): read \S+ 5 bytes/m,
-      /^program\.ts\(28\): read \S+ 6 bytes/m,
+      /^program\.ts\(16\): #\d+ write 1 of/m,
+      /^program\.ts\(17\): #\d+ write 2 of/m,
+      /^program\.ts\(18\): #\d+ write 3 of/m,
+      /^program\.ts\(20\): #\d+ write 4 of/m,
+      /^(?![^]*\((4|5)\):\w* #\d+ read)/, // Where the stream was taken.
+      /^program\.ts\(9\):collect #\d+ read .+ bytes "1/m,
+      /^program\.ts\(9\):collect #\d+ close, by readable$/m,
+      /^program\.ts\(26\): #\d+ read 5 bytes/m,
+      /^program\.ts\(28\): #\d+ read 6 bytes/m,
     ],
   },
   "listeners of the end": {
@@ -374,7 +374,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       setTimeout(() => { throw new Error("caught"); }, 0);
       setTimeout(() => {}, 20);`,
     trace: [9, 11, 12, 13].map((line) =>
-      RegExp(`^program\\.ts\\(${line}\\): close listener$`, "m")
+      RegExp(`^program\\.ts\\(${line}\\): #\\d+ close listener$`, "m")
     ),
   },
   "getters, and objects that only look right": {
@@ -417,7 +417,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       /^program\.ts\(10\): socket, connect 127\.0\.0\.1:1: a program\.ts\(1\): close$/m,
       /^program\.ts\(\d+\): socket, connect 127\.0\.0\.1:2: ECONNREFUSED /m,
       /^program\.ts\(\d+\): socket, connect 127\.0\.0\.1:1: \?$/m,
-      /^program\.ts\(\d+\): read \S+ 3 bytes$/m,
+      /^program\.ts\(\d+\): #\d+ read 3 bytes$/m,
     ],
   },
   "a burst that is read at once": {
@@ -432,7 +432,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
       console.log("done");
       Deno.exit(3);`,
     trace: [
-      /^(program\.ts\(2\): socket, .+\nprogram\.ts\(2\): close .+\n){500}$/,
+      /^(program\.ts\(2\): #\d+ socket, .+\nprogram\.ts\(2\): #\d+ close .+\n){500}$/,
     ],
   },
 };
@@ -442,6 +442,10 @@ const runProgram = (file: string, flags: string[]) =>
     ["run", ...flags, "--no-check", "--unstable-net", "--allow-net"]
       .concat("--v8-flags=--expose-gc", file),
   );
+
+/** The lines of a trace without when each was, and how long it took. */
+const withoutTimes = (trace: string) =>
+  trace.replaceAll(/^\d+\.\d{3} /gm, "").replaceAll(/ after [\d.]+ m?s$/gm, "");
 
 for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
   Deno.test(`trace shows ${name}, and changes nothing`, async () => {
@@ -455,9 +459,13 @@ for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
     await Deno.remove(folder, { recursive: true });
     assertEquals([traced.code, traced.stdout], [plain.code, plain.stdout]);
     assert(plain.stdout !== "");
-    for (const line of trace) assertMatch(traced.stderr, line);
+    const told = withoutTimes(traced.stderr);
+    for (const line of trace) assertMatch(told, line);
     // The rest is what the program itself said.
-    const rest = traced.stderr.replaceAll(/^(program\.ts)?\(\d+\):.*\n/gm, "");
+    const rest = traced.stderr.replaceAll(
+      /^\d+\.\d{3} program\.ts\(.*\n/gm,
+      "",
+    );
     assertEquals(rest.split("\n")[0], plain.stderr.split("\n")[0]);
   });
 }
@@ -469,7 +477,10 @@ Deno.test("trace shows a program whose name is not easy", async () => {
   const { code, stderr } = await runProgram(file, [`--preload=${TRACE}`]);
   await Deno.remove(folder, { recursive: true });
   assertEquals(code, 0, stderr);
-  assertMatch(stderr, /^100% \(1\) %20 课\.ts\(1\): socket, bind, listen /);
+  assertMatch(
+    withoutTimes(stderr),
+    /^100% \(1\) %20 课\.ts\(1\): #1 socket, bind, listen /,
+  );
 });
 
 Deno.test("trace is in order with what the program prints, and is whole when it is killed", async () => {
@@ -498,7 +509,9 @@ Deno.test("trace is in order with what the program prints, and is whole when it 
   child.kill("SIGKILL");
   await child.status;
   const lines = (await text()).trimEnd().split("\n");
-  const words = lines.map((line) => line.replace(/^program.*: /, ""));
+  const words = lines.map((line) =>
+    withoutTimes(line).replace(/^program.*: #\d+ /, "")
+  );
   for (let i = 0; i < 200; i++) {
     const [open, listen, close, closed] = words.slice(4 * i, 4 * i + 4);
     assertEquals([open, close, closed], [
@@ -547,6 +560,6 @@ Deno.test("trace that nobody reads lets a program wait, and loses nothing", asyn
   assert(!isDone, "it did not wait");
   for (let more; (more = await reader.read()).value;) trace += more.value;
   assertEquals(await done, "done\n");
-  assertEquals(trace.match(/close listener\n/g)?.length, 3000);
+  assertEquals(withoutTimes(trace).match(/close listener\n/g)?.length, 3000);
   await Deno.remove(folder, { recursive: true });
 });

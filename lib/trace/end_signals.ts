@@ -1,0 +1,78 @@
+/**
+ * Something to do when a signal ends the program, or is told to it.
+ * This module imports nothing.
+ *
+ * @module
+ */
+
+const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+type EndSignal = keyof typeof SIGNALS;
+
+/**
+ * Calls `tell` at each Ctrl+C and SIGTERM, before the program's own listeners, and
+ * lets happen what would happen without it.
+ *
+ * A program that listens to a signal is told it by the event loop: so it cannot be
+ * ended by Ctrl+C where it never returns to its loop. That a program is not changed
+ * there, this listens only while it is armed.
+ *
+ * @returns Arms or disarms it.
+ */
+export function onEndSignals(tell: () => void): (isArmed: boolean) => void {
+  const listeners = new Map<string, Map<() => void, () => void>>();
+  let isTold = false;
+  const tellOnce = () => {
+    if (isTold) return;
+    isTold = true; // By the first of several listeners.
+    queueMicrotask(() => isTold = false);
+    tell();
+  };
+
+  Deno.addSignalListener = (signal, listener) => {
+    if (!(signal in SIGNALS) || typeof listener !== "function") {
+      return addSignalListener(signal, listener);
+    }
+    const known = listeners.get(signal) ?? new Map();
+    const told = known.get(listener) ?? (() => {
+      tellOnce();
+      listener();
+    });
+    addSignalListener(signal, told); // It may throw.
+    listeners.set(signal, known.set(listener, told));
+  };
+  Deno.removeSignalListener = (signal, listener) => {
+    const told = listeners.get(signal)?.get(listener) ?? listener;
+    removeSignalListener(signal, told);
+    listeners.get(signal)?.delete(listener);
+  };
+
+  // Under `deno test` a listener is a leak of the test that was running.
+  if (Deno.test.name !== "noopTest") return () => {};
+  let isKilled = false;
+  // It stands before the program's own: a process that a signal ends tells it none.
+  addEventListener("unload", (event) => {
+    if (isKilled) event.stopImmediatePropagation();
+  });
+  const own = new Map(
+    Object.entries(SIGNALS).map(([signal, number]) => {
+      const end = () => {
+        if (listeners.get(signal)?.size) return; // It tells, and decides.
+        tellOnce();
+        removeSignalListener(signal as EndSignal, end);
+        const mayKill = Deno.permissions.querySync({ name: "run" }).state;
+        if (mayKill === "granted") return kill(pid, signal as EndSignal);
+        isKilled = true;
+        exit(128 + number);
+      };
+      return [signal as EndSignal, end];
+    }),
+  );
+  let wasArmed = false;
+  return (isArmed) => {
+    if (isArmed === wasArmed) return;
+    wasArmed = isArmed;
+    const change = isArmed ? addSignalListener : removeSignalListener;
+    for (const [signal, end] of own) change(signal, end);
+  };
+}

@@ -1,0 +1,86 @@
+/**
+ * Prints the socket calls of this process: those that have returned, and those
+ * that wait.
+ *
+ * @module
+ */
+
+import { onEndSignals } from "./end_signals.ts";
+import { errorLine } from "./error_line.ts";
+import {
+  hostTime,
+  type Recorder,
+  type RecorderOptions,
+  type SocketCall,
+  textOf,
+} from "./recorder.ts";
+import type { Any } from "./replace.ts";
+import { watchSocketCalls } from "./socket_calls.ts";
+
+/** After so many milliseconds a call that has not returned is told. */
+const LONG = 1000;
+/** How often that is looked for, in milliseconds. */
+const LOOK = 100;
+/** Below this, in milliseconds, a call has not waited. */
+const SHORT = 1;
+
+/**
+ * Prints the calls on Deno's sockets from now on.
+ *
+ * @param print Gets each call.
+ * @returns What knows them; other kinds of sockets are told to it.
+ */
+export function startTrace(
+  print = linePrinter(errorLine),
+  options?: RecorderOptions,
+): Recorder {
+  const recorder = watchSocketCalls(print, options);
+  const arm = onEndSignals(() => recorder.tellWaiting(0, true));
+  const look = () => {
+    recorder.tellWaiting(LONG);
+    arm(recorder.hasWaiting);
+  };
+  // It begins before the program and never ends, so it is no leak of a test; and it
+  // keeps no program alive. It is one of Node's, because with the first timer of
+  // Deno's own, microtasks come at other times in the events of `node:net`.
+  const { process } = globalThis as Any;
+  process.getBuiltinModule("node:timers").setInterval(look, LOOK).unref();
+  return recorder;
+}
+
+/**
+ * Writes each call in one line, with the time in seconds.
+ *
+ * @param print Gets each line.
+ * @param since When it began, in milliseconds since 1970.
+ * @param who Stands before each call.
+ */
+export function linePrinter(
+  print: (line: string) => void,
+  since = hostTime(),
+  who = "",
+): (call: SocketCall) => void {
+  return (call) => {
+    const seconds = ((hostTime() - since) / 1000).toFixed(3);
+    const { file, line, function: name, package: by, socket } = call;
+    let text = `${seconds} ${who}`;
+    if (file !== "") text += `${file}(${line}):${name} `;
+    if (by !== "") text += `[${by}] `;
+    if (socket !== 0) text += `#${socket} `;
+    text += textOf(call);
+    if (call.isOpening && call.peer !== "") {
+      text += ` ${call.toPeer ? "from" : "at"} ${call.own}`;
+    }
+    if (call.took >= SHORT && !call.isWaiting) {
+      text += ` after ${durationOf(call.took)}`;
+    }
+    print(text);
+  };
+}
+
+/** `12 ms`, `2.0 s`. */
+export function durationOf(milliseconds: number): string {
+  return milliseconds < 1000
+    ? `${Math.round(milliseconds)} ms`
+    : `${(milliseconds / 1000).toFixed(1)} s`;
+}

@@ -149,13 +149,148 @@ function toAddress(text: string) {
  */
 export function endOf(
   rows: TcpRow[],
-  end: { localAddr: TcpRow["local"]; remoteAddr: TcpRow["remote"] },
+  end: ConnEnd,
 ): TcpRow | undefined {
   const isSame = (a: TcpRow["local"], b: TcpRow["local"]) =>
     a.port === b.port && a.hostname === plainAddress(b.hostname);
   return rows.find(({ local, remote }) =>
     isSame(local, end.localAddr) && isSame(remote, end.remoteAddr)
   );
+}
+
+/** The addresses of one end of a connection, as `Deno.TcpConn` has them. */
+export interface ConnEnd {
+  /** Its own address. */
+  localAddr: TcpRow["local"];
+  /** The other side's. */
+  remoteAddr: TcpRow["remote"];
+}
+
+/** States that the kernel leaves by itself, as soon as an answer comes. */
+const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
+
+/**
+ * Says whether a socket is in a state that it leaves by itself, as soon as an
+ * answer comes. A FIN that stands behind data for which the other side has no
+ * room may have to wait for ever, so this is not such a state.
+ */
+function isPassing({ state, timer }: TcpRow): boolean {
+  return PASSING.test(state) && timer?.kind !== "window probe";
+}
+
+/** How long {@linkcode readUntilSettled} reads at most, in milliseconds. */
+const SETTLES = 5000;
+
+/**
+ * Lists the TCP sockets of this host again and again, until both ends of a
+ * connection have got the answers that they wait for. After a FIN that takes up
+ * to 50 ms, because an acknowledgement may be delayed.
+ *
+ * @param end One end of the connection.
+ * @param isMoving Whether an end still waits for an answer: by default, whether
+ * its state is one that passes.
+ * @returns Each list. The last one is how it stays, or how it is after 5 s.
+ * @throws {Error} If the list cannot be read.
+ * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { connectPair } from "./tcp_pair.ts";
+ *
+ * using pair = await connectPair();
+ * await pair.client.closeWrite();
+ * const lists = await Array.fromAsync(readUntilSettled(pair.client));
+ * assertEquals(endOf(lists.at(-1)!, pair.client)?.state, "FIN-WAIT-2");
+ * assertEquals(endOf(lists.at(-1)!, pair.server)?.state, "CLOSE-WAIT");
+ * ```
+ */
+export async function* readUntilSettled(
+  end: ConnEnd,
+  isMoving: (row: TcpRow) => boolean = isPassing,
+): AsyncGenerator<TcpRow[], void> {
+  const start = performance.now();
+  while (true) {
+    const rows = await readTcpTable();
+    yield rows;
+    const ends = [endOf(rows, end), endOf(rows, otherEnd(end))];
+    if (!ends.some((row) => row && isMoving(row))) return;
+    if (performance.now() - start > SETTLES) return;
+  }
+}
+
+/**
+ * The other end of a connection.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { connectPair } from "./tcp_pair.ts";
+ *
+ * using pair = await connectPair();
+ * assertEquals(otherEnd(pair.client).localAddr, pair.server.localAddr);
+ * ```
+ */
+export function otherEnd({ localAddr, remoteAddr }: ConnEnd): ConnEnd {
+  return { localAddr: remoteAddr, remoteAddr: localAddr };
+}
+
+/**
+ * Puts in words what the kernel knows of a socket: its state, and what waits in
+ * its queues. A SYN and a FIN count there as a byte, and are named instead. (The
+ * read that takes the last bytes may take the FIN with them. Then "the end" is not
+ * in the queue any more, although only the next read tells the program of it.)
+ *
+ * @param row Its row, or `undefined` if the kernel has none.
+ * @returns As in `CLOSE-WAIT, 6 bytes and the end to read`; `gone` without a row.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { connectPair } from "./tcp_pair.ts";
+ *
+ * using pair = await connectPair();
+ * await pair.client.write(new Uint8Array(6));
+ * const rows = await readTcpTable();
+ * assertEquals(
+ *   describeRow(endOf(rows, pair.server)),
+ *   "ESTABLISHED, 6 bytes to read",
+ * );
+ * assertEquals(describeRow(undefined), "gone");
+ * ```
+ */
+export function describeRow(row: TcpRow | undefined): string {
+  if (!row) return "gone";
+  const { state, sendQueue, receiveQueue } = row;
+  if (state === "LISTEN") {
+    return receiveQueue > 0 ? `LISTEN, ${receiveQueue} in its queue` : state;
+  }
+  const sent = queued(sendQueue, SENT_FLAGS[state]);
+  const received = queued(receiveQueue, RECEIVED_FLAGS[state]);
+  return state + (sent && `, ${sent} not acknowledged`) +
+    (received && `, ${received} to read`);
+}
+
+/** What stands last in the send queue in these states, as one byte of it. */
+const SENT_FLAGS: Record<string, string> = {
+  "SYN-SENT": "its SYN",
+  "FIN-WAIT-1": "its FIN",
+  "CLOSING": "its FIN",
+  "LAST-ACK": "its FIN",
+};
+/** The same for the receive queue: the other side's FIN. */
+const RECEIVED_FLAGS: Record<string, string> = {
+  "CLOSE-WAIT": "the end",
+  "CLOSING": "the end",
+  "LAST-ACK": "the end",
+};
+
+/** What a queue has, in words: nothing, bytes, a flag, or both. */
+function queued(count: number, flag?: string): string {
+  const bytes = flag && count > 0 ? count - 1 : count;
+  const words = bytes > 0 ? [`${bytes} ${bytes === 1 ? "byte" : "bytes"}`] : [];
+  if (flag && count > 0) words.push(flag);
+  return words.join(" and ");
 }
 
 /**
@@ -177,7 +312,9 @@ export function endOf(
  */
 export async function cat(path: string, ...more: string[]): Promise<string> {
   const args = [path, ...more];
-  const command = new Deno.Command("cat", { args, env: WITHOUT_LD });
+  // On a terminal Ctrl+C is for this program, which may go on; `cat` would end.
+  const options = { args, env: WITHOUT_LD, detached: true };
+  const command = new Deno.Command("cat", options);
   const { code, stdout, stderr } = await command.output();
   const decoder = new TextDecoder();
   // It says "cat: /nowhere: No such file or directory", and goes on.

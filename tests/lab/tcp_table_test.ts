@@ -1,9 +1,16 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { dropIncoming, passIncoming } from "../../lib/lab/packet_loss.ts";
+import { connectPair } from "../../lib/lab/tcp_pair.ts";
 import {
   cat,
+  type ConnEnd,
+  describeRow,
   endOf,
+  otherEnd,
   parseTcpTable,
   readTcpTable,
+  readUntilSettled,
+  type TcpRow,
 } from "../../lib/lab/tcp_table.ts";
 import { fakeProgram, hasProgram, until } from "../testing.ts";
 
@@ -214,4 +221,159 @@ Deno.test("endOf() knows an IPv4 address in an IPv6 socket, and a scope", async 
   const address = { hostname: "fe80::5054:ff:fe55:7afe%lo", port: 80 };
   const remoteAddr = { ...address, port: 8080 };
   assertEquals(endOf([row], { localAddr: address, remoteAddr }), row);
+});
+
+/** A row in this state, with these queues. */
+const rowIn = (
+  state: string,
+  sendQueue: number,
+  receiveQueue: number,
+): TcpRow => ({
+  local: { hostname: LOOPBACK, port: 4000 },
+  remote: { hostname: LOOPBACK, port: 80 },
+  state,
+  sendQueue,
+  receiveQueue,
+  timer: null,
+  retransmits: 0,
+});
+
+Deno.test("describeRow() puts state and queues in words", () => {
+  const cases: [state: string, sent: number, received: number, text: string][] =
+    [
+      ["ESTABLISHED", 0, 0, "ESTABLISHED"],
+      ["ESTABLISHED", 0, 1, "ESTABLISHED, 1 byte to read"],
+      ["ESTABLISHED", 100, 0, "ESTABLISHED, 100 bytes not acknowledged"],
+      [
+        ...["ESTABLISHED", 2, 3] as const,
+        "ESTABLISHED, 2 bytes not acknowledged, 3 bytes to read",
+      ],
+      ["LISTEN", 0, 0, "LISTEN"],
+      ["LISTEN", 0, 1, "LISTEN, 1 in its queue"],
+      ["SYN-SENT", 1, 0, "SYN-SENT, its SYN not acknowledged"],
+      ["FIN-WAIT-1", 1, 0, "FIN-WAIT-1, its FIN not acknowledged"],
+      ["FIN-WAIT-1", 2, 0, "FIN-WAIT-1, 1 byte and its FIN not acknowledged"],
+      ["FIN-WAIT-2", 0, 6, "FIN-WAIT-2, 6 bytes to read"],
+      ["CLOSE-WAIT", 0, 0, "CLOSE-WAIT"],
+      ["CLOSE-WAIT", 0, 1, "CLOSE-WAIT, the end to read"],
+      ["CLOSE-WAIT", 0, 7, "CLOSE-WAIT, 6 bytes and the end to read"],
+      ["CLOSE-WAIT", 5, 0, "CLOSE-WAIT, 5 bytes not acknowledged"],
+      [
+        ...["LAST-ACK", 1, 1] as const,
+        "LAST-ACK, its FIN not acknowledged, the end to read",
+      ],
+      ["TIME-WAIT", 0, 0, "TIME-WAIT"],
+    ];
+  for (const [state, sent, received, text] of cases) {
+    assertEquals(describeRow(rowIn(state, sent, received)), text);
+  }
+  assertEquals(describeRow(undefined), "gone");
+});
+
+/** Awaits that both ends of a connection are described like this. */
+const becomes = (end: ConnEnd, here: string, there: string) =>
+  until(async () => {
+    const rows = await readTcpTable();
+    const ends = [end, otherEnd(end)].map((it) => describeRow(endOf(rows, it)));
+    return String(ends) === String([here, there]);
+  });
+
+Deno.test("describeRow() agrees with what real sockets have done", async () => {
+  using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const { port } = listener.addr;
+  const listens = async () =>
+    describeRow(
+      (await readTcpTable()).find(({ local, state }) =>
+        local.port === port && state === "LISTEN"
+      ),
+    );
+  assertEquals(await listens(), "LISTEN");
+  using client = await Deno.connect({ hostname: LOOPBACK, port });
+  await until(async () => await listens() === "LISTEN, 1 in its queue");
+  using server = await listener.accept();
+  await until(async () => await listens() === "LISTEN");
+
+  await client.write(new Uint8Array(6));
+  await becomes(client, "ESTABLISHED", "ESTABLISHED, 6 bytes to read");
+  await client.closeWrite();
+  await becomes(
+    client,
+    "FIN-WAIT-2",
+    "CLOSE-WAIT, 6 bytes and the end to read",
+  );
+  const buffer = new Uint8Array(10);
+  assertEquals(await server.read(buffer), 6);
+  assertEquals(await server.read(buffer), null);
+  await becomes(client, "FIN-WAIT-2", "CLOSE-WAIT");
+  await server.write(new Uint8Array(1));
+  await becomes(client, "FIN-WAIT-2, 1 byte to read", "CLOSE-WAIT");
+  assertEquals(await client.read(buffer), 1);
+  await server.closeWrite();
+  await becomes(client, "TIME-WAIT", "gone");
+
+  using pair = await connectPair();
+  await pair.client.closeWrite();
+  await becomes(pair.client, "FIN-WAIT-2", "CLOSE-WAIT, the end to read");
+});
+
+Deno.test("describeRow() tells what is not acknowledged, where answers are lost", async () => {
+  using pair = await connectPair();
+  dropIncoming(pair.client); // Which hears nothing any more.
+  await pair.client.write(new Uint8Array(100));
+  await becomes(
+    pair.client,
+    "ESTABLISHED, 100 bytes not acknowledged",
+    "ESTABLISHED, 100 bytes to read",
+  );
+  await pair.client.closeWrite();
+  await becomes(
+    pair.client,
+    "FIN-WAIT-1, 100 bytes and its FIN not acknowledged",
+    "CLOSE-WAIT, 100 bytes and the end to read",
+  );
+  passIncoming(pair.client);
+  await becomes(
+    pair.client,
+    "FIN-WAIT-2",
+    "CLOSE-WAIT, 100 bytes and the end to read",
+  );
+});
+
+Deno.test("readUntilSettled() reads until states and queues stay", async () => {
+  using pair = await connectPair();
+  const settled = async (isMoving?: (row: TcpRow) => boolean) => {
+    const lists = await Array.fromAsync(
+      readUntilSettled(pair.client, isMoving),
+    );
+    return describeRow(endOf(lists.at(-1)!, pair.client));
+  };
+  assertEquals(await settled(), "ESTABLISHED");
+  dropIncoming(pair.client);
+  await pair.client.write(new Uint8Array(3));
+  // This is no state that passes, but a queue that will be empty.
+  assertEquals(await settled(), "ESTABLISHED, 3 bytes not acknowledged");
+  let readings = 0;
+  const isQueued = ({ sendQueue }: TcpRow) => {
+    if (++readings === 5) passIncoming(pair.client);
+    return sendQueue > 0;
+  };
+  assertEquals(await settled(isQueued), "ESTABLISHED");
+  assert(readings > 5, `${readings} readings`);
+  await pair.client.closeWrite();
+  assertEquals(await settled(), "FIN-WAIT-2");
+  pair.server.close();
+  assertEquals(await settled(), "TIME-WAIT");
+});
+
+Deno.test("readUntilSettled() does not wait for room that nobody makes", async () => {
+  using pair = await connectPair();
+  const data = new Uint8Array(32 * 1024 * 1024);
+  assert(await pair.client.write(data) < data.length, "it takes all");
+  await pair.client.closeWrite();
+  const lists = await Array.fromAsync(readUntilSettled(pair.client));
+  const rows = lists.map((list) => endOf(list, pair.client)!);
+  // The FIN has to wait, but whoever reads the list has not.
+  assertMatch(describeRow(rows.at(-1)), /^FIN-WAIT-1, \d+ bytes and its FIN/);
+  const kinds = rows.map(({ timer }) => timer?.kind);
+  assertEquals(kinds.indexOf("window probe"), kinds.length - 1);
 });

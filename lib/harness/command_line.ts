@@ -70,6 +70,11 @@ export interface Io {
   onListen(address: Deno.NetAddr): void;
   /** Aborted by SIGINT and SIGTERM, for a mode that `endsOnSignal`. */
   signal: AbortSignal;
+  /**
+   * Runs something that SIGINT gives up, by the signal that it gets. Meanwhile
+   * SIGINT does not end the program.
+   */
+  interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T>;
 }
 
 const anyPort = { default: 9527, max: 65535, help: "its port, 0: a free one" };

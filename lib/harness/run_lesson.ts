@@ -24,6 +24,8 @@ import { OrderedOutput } from "./ordered_output.ts";
 const DEMO_ENDS = 3000;
 /** The modes that have done their work when a signal ends them. */
 const SERVERS = ["server", "supervisor"];
+/** Under `deno task` one Ctrl+C sends two signals, within these milliseconds. */
+const SECOND_SIGNAL = 200;
 /** How long the last output may take to be read after a signal. */
 const LAST_READ = 500;
 
@@ -96,8 +98,12 @@ async function runMode(
   report: (error: unknown, call?: string) => Promise<unknown>,
 ): Promise<number> {
   const finish = await startShow(mode.show, values);
+  let giveUp: AbortController | undefined;
   // A second signal changes nothing. (Under `deno task` each arrives twice.)
-  Deno.addSignalListener("SIGINT", () => interrupted.resolve(130));
+  Deno.addSignalListener("SIGINT", () => {
+    if (giveUp) giveUp.abort(new Error("given up"));
+    else interrupted.resolve(130);
+  });
   if (Deno.build.os !== "windows") {
     Deno.addSignalListener("SIGTERM", () => interrupted.resolve(143));
   }
@@ -124,6 +130,16 @@ async function runMode(
       if (!stop.signal.aborted) report(error, callOf(error, name, values));
     },
     signal: stop.signal,
+    async interruptible(work) {
+      const { signal } = giveUp = new AbortController();
+      try {
+        return await work(signal);
+      } finally {
+        // The second signal of the same Ctrl+C is not to end the program.
+        if (signal.aborted) await pause(SECOND_SIGNAL);
+        giveUp = undefined;
+      }
+    },
     onListen(address) {
       io.print(`listening on ${formatAddress(address)}`);
       last = "server closed";

@@ -171,24 +171,44 @@ const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
 
 /**
  * Says whether a socket is in a state that it leaves by itself, as soon as an
- * answer comes. A FIN that stands behind data for which the other side has no
- * room may have to wait for ever, so this is not such a state.
+ * answer comes. Where the other side has no room, the answer may never come.
  */
 function isPassing({ state, timer }: TcpRow): boolean {
   return PASSING.test(state) && timer?.kind !== "window probe";
+}
+
+/**
+ * Says whether a socket waits for an answer: it is in a state that passes, or
+ * what it has sent was not acknowledged yet. Where the other side has no room,
+ * the answer may never come, so this is not such a case.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const [row] = parseTcpTable(
+ *   "   0: 0100007F:2537 0100007F:C350 01 00000005:00000000 01:00000014 00000000",
+ * );
+ * assertEquals(describeRow(row), "ESTABLISHED, 5 bytes not acknowledged");
+ * assertEquals(awaitsAnswer(row), true);
+ * ```
+ */
+export function awaitsAnswer(row: TcpRow): boolean {
+  const isSent = row.sendQueue > 0 && row.timer?.kind !== "window probe";
+  return isPassing(row) || isSent;
 }
 
 /** How long {@linkcode readUntilSettled} reads at most, in milliseconds. */
 const SETTLES = 5000;
 
 /**
- * Lists the TCP sockets of this host again and again, until both ends of a
- * connection have got the answers that they wait for. After a FIN that takes up
- * to 50 ms, because an acknowledgement may be delayed.
+ * Lists the TCP sockets of this host again and again, until some of them have got
+ * the answers that they wait for. After a FIN that takes up to 50 ms, because an
+ * acknowledgement may be delayed.
  *
- * @param end One end of the connection.
- * @param isMoving Whether an end still waits for an answer: by default, whether
- * its state is one that passes.
+ * @param ends The sockets.
+ * @param isMoving Whether a socket is to be awaited: by default, whether its state
+ * is one that passes.
  * @returns Each list. The last one is how it stays, or how it is after 5 s.
  * @throws {Error} If the list cannot be read.
  * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
@@ -200,22 +220,25 @@ const SETTLES = 5000;
  *
  * using pair = await connectPair();
  * await pair.client.closeWrite();
- * const lists = await Array.fromAsync(readUntilSettled(pair.client));
- * assertEquals(endOf(lists.at(-1)!, pair.client)?.state, "FIN-WAIT-2");
- * assertEquals(endOf(lists.at(-1)!, pair.server)?.state, "CLOSE-WAIT");
+ * const { client, server } = pair;
+ * const lists = await Array.fromAsync(readUntilSettled([client, server]));
+ * assertEquals(endOf(lists.at(-1)!, client)?.state, "FIN-WAIT-2");
+ * assertEquals(endOf(lists.at(-1)!, server)?.state, "CLOSE-WAIT");
  * ```
  */
 export async function* readUntilSettled(
-  end: ConnEnd,
+  ends: ConnEnd[],
   isMoving: (row: TcpRow) => boolean = isPassing,
 ): AsyncGenerator<TcpRow[], void> {
   const start = performance.now();
   while (true) {
     const rows = await readTcpTable();
     yield rows;
-    const ends = [endOf(rows, end), endOf(rows, otherEnd(end))];
-    if (!ends.some((row) => row && isMoving(row))) return;
-    if (performance.now() - start > SETTLES) return;
+    const isSettled = ends.every((end) => {
+      const row = endOf(rows, end);
+      return !row || !isMoving(row);
+    });
+    if (isSettled || performance.now() - start > SETTLES) return;
   }
 }
 

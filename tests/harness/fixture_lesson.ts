@@ -21,7 +21,10 @@ import { common, type Io, UsageError } from "../../lib/harness/command_line.ts";
 import { runLesson } from "../../lib/harness/run_lesson.ts";
 
 /** What a mode does besides its work, by the name that `--fault` gives. */
-const FAULTS: Record<string, (io: Pick<Io, "print">) => unknown> = {
+const FAULTS: Record<
+  string,
+  (io: Pick<Io, "print" | "interruptible">) => unknown
+> = {
   none() {},
   error() {
     throw new Error("one\ntwo \x1b[31mthree\0");
@@ -37,6 +40,16 @@ const FAULTS: Record<string, (io: Pick<Io, "print">) => unknown> = {
   uncaught() {
     setTimeout(() => Deno.listen({ port: -1 }));
     return new Promise(() => {});
+  },
+  async patience({ print, interruptible }) {
+    const { message } = await interruptible(async (signal) => {
+      print("waits for a signal");
+      await new Promise((resolve) => signal.onabort = resolve);
+      // As under `deno task`, where one Ctrl+C arrives twice.
+      setTimeout(() => Deno.kill(Deno.pid, "SIGINT"), 1);
+      return signal.reason;
+    });
+    print(message);
   },
   async flood({ print }) {
     while (true) await print("x".repeat(100_000));
@@ -63,7 +76,7 @@ async function server(
 async function client(
   { hostname = "", port = 0, fault = "none", lines = undefined, ...io }:
     & { hostname?: string; port?: number; fault?: string; lines?: Lines }
-    & Pick<Io, "output" | "print">,
+    & Pick<Io, "output" | "print" | "interruptible">,
 ) {
   using conn = await Deno.connect({ hostname, port });
   const status = await FAULTS[fault]!(io);

@@ -370,6 +370,39 @@ Deno.test("runLesson() ends a demo that only prints, and a client too", async ()
   }
 });
 
+Deno.test("runLesson() gives up what is interruptible by SIGINT, and ends by the next one", async () => {
+  const { process: server, port } = await startServer("--quiet");
+  await using _ = server;
+  const args = ["client", `--port=${port}`, "--quiet", "--fault=patience"];
+  // It may send itself a signal.
+  const flags = ["--allow-net", "--allow-run"];
+  await using process = new LessonProcess(FIXTURE, args, { flags });
+  await process.stdoutHas("waits for a signal\n");
+  process.kill("SIGINT");
+  await process.stdoutHas("given up\n");
+  await process.type("goes on\n");
+  await process.stdoutHas("goes on\n");
+  process.kill("SIGINT");
+  const { code, stdout, stderr } = await process.result();
+  assertEquals([code, stderr], [130, ""]);
+  assertEquals(
+    stdout,
+    "waits for a signal\ngiven up\ngoes on\nclient done!!\n",
+  );
+});
+
+Deno.test("runLesson() ends by SIGTERM although something is interruptible", async () => {
+  const { process: server, port } = await startServer("--quiet");
+  await using _ = server;
+  const args = ["client", `--port=${port}`, "--quiet", "--fault=patience"];
+  await using process = new LessonProcess(FIXTURE, args);
+  await process.stdoutHas("waits for a signal\n");
+  process.kill("SIGTERM");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 143);
+  assertEquals(stdout, "waits for a signal\nclient done!!\n");
+});
+
 Deno.test("runLesson() ends quietly when nobody reads its output any more", async () => {
   await using demo = new LessonProcess(FIXTURE, ["demo"]);
   const port = await demo.port();

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { dropIncoming, passIncoming } from "../../lib/lab/packet_loss.ts";
 import { connectPair } from "../../lib/lab/tcp_pair.ts";
 import {
+  awaitsAnswer,
   cat,
   type ConnEnd,
   describeRow,
@@ -343,7 +344,7 @@ Deno.test("readUntilSettled() reads until states and queues stay", async () => {
   using pair = await connectPair();
   const settled = async (isMoving?: (row: TcpRow) => boolean) => {
     const lists = await Array.fromAsync(
-      readUntilSettled(pair.client, isMoving),
+      readUntilSettled([pair.client, pair.server], isMoving),
     );
     return describeRow(endOf(lists.at(-1)!, pair.client));
   };
@@ -353,9 +354,9 @@ Deno.test("readUntilSettled() reads until states and queues stay", async () => {
   // This is no state that passes, but a queue that will be empty.
   assertEquals(await settled(), "ESTABLISHED, 3 bytes not acknowledged");
   let readings = 0;
-  const isQueued = ({ sendQueue }: TcpRow) => {
+  const isQueued = (row: TcpRow) => {
     if (++readings === 5) passIncoming(pair.client);
-    return sendQueue > 0;
+    return awaitsAnswer(row);
   };
   assertEquals(await settled(isQueued), "ESTABLISHED");
   assert(readings > 5, `${readings} readings`);
@@ -370,10 +371,11 @@ Deno.test("readUntilSettled() does not wait for room that nobody makes", async (
   const data = new Uint8Array(32 * 1024 * 1024);
   assert(await pair.client.write(data) < data.length, "it takes all");
   await pair.client.closeWrite();
-  const lists = await Array.fromAsync(readUntilSettled(pair.client));
+  const lists = await Array.fromAsync(readUntilSettled([pair.client]));
   const rows = lists.map((list) => endOf(list, pair.client)!);
   // The FIN has to wait, but whoever reads the list has not.
   assertMatch(describeRow(rows.at(-1)), /^FIN-WAIT-1, \d+ bytes and its FIN/);
   const kinds = rows.map(({ timer }) => timer?.kind);
   assertEquals(kinds.indexOf("window probe"), kinds.length - 1);
+  assertEquals(rows.map(awaitsAnswer).indexOf(false), kinds.length - 1);
 });

@@ -3,7 +3,7 @@
  * @difficulty intermediate
  * @tags tcp, close, closeWrite, FIN, RST, SO_LINGER, SIGINT, libc
  * @run deno run --allow-net --allow-ffi --allow-run=deno,cat lessons/08_closing.ts
- * @run deno run --allow-net lessons/08_closing.ts peer
+ * @run deno run --allow-net --allow-run=cat lessons/08_closing.ts peer
  * @resource {https://www.rfc-editor.org/rfc/rfc9293#section-3.6} RFC 9293, 3.6: closing a connection
  * @see 09_time_wait.ts
  * @see README.md, "08 Closing"
@@ -27,13 +27,22 @@
 import { encode } from "../lib/encode.ts";
 import { setTimeout as delay } from "node:timers/promises";
 import { formatAddress } from "../lib/address.ts";
-import { describeError, outcomeOf } from "../lib/error_text.ts";
+import { outcomeOf } from "../lib/error_text.ts";
 import { quoteBytes } from "../lib/quote_bytes.ts";
 import { writeFull } from "../lib/full_io.ts";
-import { spawnDeno } from "../lib/harness/child.ts";
-import { textLines } from "../lib/harness/text_lines.ts";
+import { CalledProcess } from "../lib/harness/called_process.ts";
+import {
+  answerPipedCalls,
+  type Calls,
+  promptForCalls,
+} from "../lib/harness/call_prompt.ts";
+import type { Io } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
-import { SequenceDiagram, type Side } from "../lib/harness/sequence_diagram.ts";
+import {
+  SequenceDiagram,
+  type SequenceEvent,
+  type Side,
+} from "../lib/harness/sequence_diagram.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
   type Libc,
@@ -41,21 +50,48 @@ import {
   SIGINT,
   SOCK_STREAM,
 } from "../lib/lab/libc_socket.ts";
-import { askLines } from "../lib/ask_lines.ts";
 import { dropIncoming, passIncoming } from "../lib/lab/packet_loss.ts";
+import { PendingCalls, untilGivenUp } from "../lib/lab/pending_calls.ts";
 import { connectPair } from "../lib/lab/tcp_pair.ts";
-import { endOf, readTcpTable } from "../lib/lab/tcp_table.ts";
+import {
+  awaitsAnswer,
+  type ConnEnd,
+  describeRow,
+  endOf,
+  otherEnd,
+  readTcpTable,
+  readUntilSettled,
+  type TcpRow,
+} from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
+/** What the kernel has as the other end of a listener. */
+const NOBODY = { hostname: "0.0.0.0", port: 0 };
 
-/** One socket, and the calls that somebody types. */
-export async function peer({
-  lines = askLines("call> "),
-  piped = false,
-  print = console.log,
-} = {}): Promise<void> {
+/** What can be called at the prompt. */
+const HELP = {
+  listen: "[PORT]: makes a listener, by default on a free port",
+  accept: "takes a connection from the listener's queue",
+  connect: "PORT: makes a connection to a listener",
+  read: "takes what has come, at most 1024 bytes",
+  write: "TEXT: gives it to the kernel, which sends it",
+  closeWrite: "sends a FIN, and can still read",
+  close: "closes the connection",
+  unlisten: "closes the listener",
+  pid: "the number of this process",
+  exit: "ends this process, even with open sockets",
+};
+
+/** A listener, a connection, and the calls that somebody types. */
+export async function peer(
+  { piped = false, ...io }: { piped?: boolean } & Io,
+): Promise<void> {
   let listener: Deno.TcpListener | undefined;
   let conn: Deno.TcpConn | undefined;
+  /** The last connection: the kernel may still have what is closed. */
+  let last: Deno.TcpConn | undefined;
+  const accepts = new PendingCalls((it: Deno.TcpListener) => it.accept());
+  const reads = new PendingCalls(readSome);
   const listening = () => {
     if (listener) return listener;
     throw new Error("Nothing listens: listen first");
@@ -66,62 +102,59 @@ export async function peer({
   };
   const replaceBy = (other: Deno.TcpConn) => {
     conn?.close();
-    return conn = other;
+    return last = conn = other;
   };
-  const calls: Record<string, (operand: string) => unknown> = {
-    listen(port) {
-      listener?.close();
-      listener = undefined;
-      listener = Deno.listen({ hostname: LOOPBACK, port: toPort(port || "0") });
+  const unlisten = async () => {
+    const closed = listening();
+    listener = undefined;
+    closed.close();
+    // The port is free when the accept() that was given up has ended, too.
+    await accepts.on(closed)?.then((conn) => conn.close(), () => {});
+  };
+  const calls: Calls<keyof typeof HELP> = {
+    async listen(text) {
+      const port = toPort(text || "0");
+      if (listener) await unlisten();
+      listener = Deno.listen({ hostname: LOOPBACK, port });
       return formatAddress(listener.addr);
     },
-    accept: async () =>
-      formatAddress(replaceBy(await listening().accept()).remoteAddr),
-    async connect(text) {
-      const server = { hostname: LOOPBACK, port: toPort(text) };
+    async accept(_, signal) {
+      const other = replaceBy(await accepts.wait(listening(), signal));
+      return formatAddress(other.remoteAddr);
+    },
+    async connect(text, signal) {
+      const server = { hostname: LOOPBACK, port: toPort(text), signal };
       const { localAddr } = replaceBy(await Deno.connect(server));
       return `as ${formatAddress(localAddr)}`;
     },
-    async read() {
-      const buffer = new Uint8Array(1024);
-      const count = await connected().read(buffer);
-      if (count === null) return "end of stream";
-      return `${count} bytes ${quoteBytes(buffer.subarray(0, count))}`;
+    read: (_, signal) => reads.wait(connected(), signal),
+    // A write that is given up goes on when there is room, and nobody is told how
+    // much of it was written. But what comes later, the FIN too, stands behind it.
+    async write(text, signal) {
+      const data = encode(text);
+      const count = await untilGivenUp(connected().write(data), signal);
+      const all = count < data.length ? ` of ${data.length}` : "";
+      return `${count}${all} bytes`;
     },
-    write: async (text) =>
-      `${await writeFull(connected(), encode(text))} bytes`,
-    closeWrite: () => connected().closeWrite(),
+    closeWrite: (_, signal) => untilGivenUp(connected().closeWrite(), signal),
     close() {
       connected().close();
       conn = undefined;
     },
-    unlisten() {
-      listening().close();
-      listener = undefined;
-    },
+    unlisten,
     pid: () => Deno.pid,
-    exit: () => Deno.exit(0), // Even with open sockets.
+    exit: () => Deno.exit(0),
   };
-  // As a child it reads ahead, and ends with its input whatever it waits for: an
-  // accept() would outlive the demo otherwise.
-  const end = { flush: () => Deno.exit(0) };
-  const ahead = new TransformStream(end, undefined, {
-    highWaterMark: Infinity,
-  });
-  const input = piped ? ReadableStream.from(lines).pipeThrough(ahead) : lines;
-  for await (const line of input) {
-    const [, name = "", operand = ""] = new TextDecoder().decode(line).trim()
-      .match(/^(\S*) ?(.*)$/s)!;
-    try {
-      const call = Object.hasOwn(calls, name) && calls[name];
-      if (!call) {
-        throw new Error(`one of ${Object.keys(calls).join(", ")}`);
-      }
-      print(`${name} ${await call(operand) ?? ""}`.trimEnd());
-    } catch (error) {
-      print(`${name}: ${describeError(error)}`);
-    }
-  }
+  if (piped) return await answerPipedCalls(calls, io);
+  const show = () => describeSockets(listener, last);
+  await promptForCalls(calls, { help: HELP, show, ...io });
+}
+
+async function readSome(conn: Deno.TcpConn): Promise<string> {
+  const buffer = new Uint8Array(1024);
+  const count = await conn.read(buffer);
+  if (count === null) return "end of stream";
+  return `${count} bytes ${quoteBytes(buffer.subarray(0, count))}`;
 }
 
 function toPort(text: string): number {
@@ -129,45 +162,33 @@ function toPort(text: string): number {
   throw new Error(`Not a port: ${JSON.stringify(text)}`);
 }
 
+/** What the kernel knows of a listener, and of both ends of a connection. */
+async function describeSockets(
+  listener?: Deno.TcpListener,
+  conn?: Deno.TcpConn,
+): Promise<string[]> {
+  const ends: [where: string, end: ConnEnd][] = [];
+  if (listener) {
+    ends.push(["here", { localAddr: listener.addr, remoteAddr: NOBODY }]);
+  }
+  if (conn) ends.push(["here", conn], ["there", otherEnd(conn)]);
+  let rows: TcpRow[] = [];
+  const all = ends.map(([_, end]) => end);
+  for await (rows of readUntilSettled(all, awaitsAnswer));
+  return ends.map(([where, end]) => {
+    const address = formatAddress(end.localAddr).padEnd(15);
+    return `${where.padEnd(5)}  ${address}  ${describeRow(endOf(rows, end))}`;
+  });
+}
+
 /** A `peer` in a process of its own, told over a pipe what to call. */
-class RemotePeer implements AsyncDisposable {
-  #child = spawnDeno([import.meta.url, "peer", "--piped"]);
-  #input = this.#child.stdin.getWriter();
-  #output = textLines(this.#child.stdout);
+const startPeer = () => new CalledProcess([import.meta.url, "peer", "--piped"]);
 
-  /** Makes a call, and returns what came out: of `exit` nothing does. */
-  async call(line: string): Promise<string> {
-    await this.#input.write(encode(line + "\n")).catch(() => {}); // See below.
-    const { value = "" } = await this.#output.next();
-    if (value === "" && line !== "exit") {
-      throw new Error(`${line}: the process has ended`);
-    }
-    return value;
-  }
-
-  /** Makes a call that returns a port. */
-  async callForPort(line: string): Promise<{ text: string; port: number }> {
-    const text = await this.call(line);
-    const port = Number(text.match(/:(\d+)$/)?.[1]);
-    if (!port) throw new Error(text);
-    return { text, port };
-  }
-
-  /** Starts to listen, and returns the port. */
-  async listen(): Promise<number> {
-    return (await this.callForPort("listen")).port;
-  }
-
-  /** Waits until the process has ended. */
-  async ended(): Promise<void> {
-    while (!(await this.#output.next()).done);
-    await this.#child.status;
-  }
-
-  async [Symbol.asyncDispose]() {
-    await this.#input.close().catch(() => {}); // It may have ended already.
-    await this.ended();
-  }
+/** The port in what came of `listen` or `connect`. */
+function portIn(text: string): number {
+  const port = Number(text.match(/:(\d+)$/)?.[1]);
+  if (!port) throw new Error(text);
+  return port;
 }
 
 /** Which side calls what. An arrow: the other side notices the call. */
@@ -204,13 +225,12 @@ export async function demo({
   print = console.log,
 } = {}): Promise<void> {
   using libc = openLibc();
-  for (const [title, steps] of Object.entries(SCENES)) {
-    const diagram = await play(libc, steps);
+  const show = (title: string, diagram: SequenceDiagram) =>
     print(`${title}\n${mermaid ? diagram.mermaid() : diagram.draw()}\n`);
+  for (const [title, steps] of Object.entries(SCENES)) {
+    show(title, await play(libc, steps));
   }
-  const both = await closeAtOnce();
-  const title = "Both close at once, and the network is slow:";
-  print(`${title}\n${mermaid ? both.mermaid() : both.draw()}\n`);
+  show("Both close at once, and the network is slow:", await closeAtOnce());
   print('"When the server closes, the client closes by itself":');
   print(formatTable(["", "", "observed"], await claims()) + "\n");
   print("Deno's own close(), and abrupt ends:");
@@ -220,11 +240,11 @@ export async function demo({
 
 /** Plays a scene with two processes, and asks the kernel after each step. */
 async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
-  await using client = new RemotePeer();
-  await using server = new RemotePeer();
+  await using client = startPeer();
+  await using server = startPeer();
   const peers = { client, server };
   const diagram = new SequenceDiagram();
-  const port = await server.listen();
+  const port = portIn(await server.call("listen"));
   let clientPort = 0;
 
   for (const [who, call, arrow] of steps) {
@@ -235,79 +255,64 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
       libc.call("kill", Number(pid), SIGINT); // What Ctrl+C does.
       await peers[who].ended();
     } else if (call === "connect") {
-      const connected = await client.callForPort(`connect ${port}`);
-      what = connected.text;
-      clientPort = connected.port;
+      what = await client.call(`connect ${port}`);
+      clientPort = portIn(what);
     } else what = await peers[who].call(call);
 
-    let toPeer = arrow !== undefined;
-    for await (const states of statesUntilSettled(clientPort, port)) {
-      diagram.lane(who)({ at, what, toPeer, states });
-      [what, toPeer] = ["", false];
-    }
+    const end = {
+      localAddr: { hostname: LOOPBACK, port: clientPort },
+      remoteAddr: { hostname: LOOPBACK, port },
+    };
+    const event = { at, what, toPeer: arrow !== undefined };
+    await drawStates(diagram.lane(who), event, end);
   }
   return diagram;
 }
 
-/** States that the kernel leaves by itself, as soon as an answer comes. */
-const PASSING = /SYN-|FIN-WAIT-1|LAST-ACK|CLOSING/;
-/** No state, where the answer is lost. */
-const NONE = /^$/;
-
-/** The states of both ends, each pair that is seen, until they stay. */
-async function* statesUntilSettled(
-  client: number,
-  server: number,
-  passing = PASSING,
-) {
+/** Draws a call, and the states of both ends after it, until they stay. */
+async function drawStates(
+  draw: (event: SequenceEvent) => void,
+  event: SequenceEvent,
+  end: ConnEnd,
+  isMoving?: (row: TcpRow) => boolean,
+): Promise<void> {
   let seen = "";
-  for (const end = performance.now() + 5000; performance.now() < end;) {
-    const rows = await readTcpTable(); // One reading for both ends.
-    const stateOf = (own: number, other: number) =>
-      rows.find(({ local, remote }) =>
-        local.port === own && remote.port === other
-      )?.state ?? "gone";
-    const states = {
-      client: stateOf(client, server),
-      server: stateOf(server, client),
-    };
-    const pair = `${states.client} ${states.server}`;
-    if (pair !== seen) yield states;
-    seen = pair;
-    if (!passing.test(pair)) return;
+  const ends = [end, otherEnd(end)];
+  for await (const rows of readUntilSettled(ends, isMoving)) {
+    const [client = "gone", server = "gone"] = ends
+      .map((it) => endOf(rows, it)?.state);
+    if (`${client} ${server}` === seen) continue;
+    draw({ ...event, states: { client, server } });
+    seen = `${client} ${server}`;
+    event = { at: event.at, what: "", toPeer: false };
   }
 }
 
 /** Each side closes before the other one's FIN has come: RFC 9293, 3.6, case 3. */
 async function closeAtOnce(): Promise<SequenceDiagram> {
   using pair = await connectPair();
+  const { client, server } = pair;
   const diagram = new SequenceDiagram();
-  const client = pair.client.localAddr.port;
-  const server = pair.server.localAddr.port;
-  const tell = async (who: Side, what: string, passing: RegExp) => {
-    const at = performance.now();
-    const isLost = what === "closeWrite";
-    let event = { what, toPeer: isLost, isLost };
-    for await (const states of statesUntilSettled(client, server, passing)) {
-      diagram.lane(who)({ at, ...event, states });
-      event = { what: "", toPeer: false, isLost: false };
-    }
-  };
   // Both FINs are lost, so that each side sends its own before the other's comes.
-  for (const conn of [pair.client, pair.server]) dropIncoming(conn);
-  await pair.client.closeWrite();
-  await tell("client", "closeWrite", NONE);
-  await pair.server.closeWrite();
-  await tell("server", "closeWrite", NONE);
-  for (const conn of [pair.client, pair.server]) passIncoming(conn);
-  await tell("client", "each sends its FIN again", /FIN-WAIT|CLOSING/);
+  for (const conn of [client, server]) dropIncoming(conn);
+  for (const who of ["client", "server"] as const) {
+    const at = performance.now();
+    await pair[who].closeWrite();
+    const lost = { at, what: "closeWrite", toPeer: true, isLost: true };
+    await drawStates(diagram.lane(who), lost, client, () => false);
+  }
+  for (const conn of [client, server]) passIncoming(conn);
+  const what = "each sends its FIN again";
+  const sent = { at: performance.now(), what, toPeer: false };
+  const isOpen = ({ state }: TcpRow) => state !== "TIME-WAIT";
+  await drawStates(diagram.lane("client"), sent, client, isOpen);
   return diagram;
 }
 
 /** What happens to a client whose server closes, or does not. */
 async function claims(): Promise<(string | number)[][]> {
-  await using server = new RemotePeer();
-  const port = await server.listen();
+  await using server = startPeer();
+  const port = portIn(await server.call("listen"));
   using conn = await Deno.connect({ hostname: LOOPBACK, port });
   await server.call("accept");
   const state = async () => endOf(await readTcpTable(), conn)?.state ?? "gone";
@@ -352,8 +357,8 @@ async function abruptEnds(libc: Libc): Promise<(string | number)[][]> {
     rows.push([how, read, written]);
   };
 
-  await using server = new RemotePeer();
-  const port = await server.listen();
+  await using server = startPeer();
+  const port = portIn(await server.call("listen"));
   await observe("Deno's close(), data unread", port, "data", async () => {
     await server.call("accept");
     await server.call("close");
@@ -394,7 +399,7 @@ if (import.meta.main) {
       run: demo,
     },
     peer: {
-      help: "one socket, and the calls that you type",
+      help: "a prompt for the calls of a socket, and their states",
       options: {
         piped: { default: false, help: "as demo runs it: ends with its input" },
       },

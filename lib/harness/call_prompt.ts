@@ -37,6 +37,9 @@ export interface CallPrompt<Name extends string>
  * of a call is printed before the prompt appears again. If a call takes its time,
  * this is said once, and Ctrl+C gives it up. What is typed meanwhile is the next
  * call.
+ *
+ * @param calls The calls. There is also `help`, which lists them.
+ * @param prompt What there is around them.
  */
 export async function promptForCalls<Name extends string>(
   calls: Calls<Name>,
@@ -79,6 +82,9 @@ export async function promptForCalls<Name extends string>(
  * Makes the calls that another program writes, and prints one line for each. It
  * reads ahead, and ends this process with its input, whatever a call waits for:
  * it would outlive that program otherwise.
+ *
+ * @param calls The calls.
+ * @param io Where the lines go.
  */
 export async function answerPipedCalls(
   calls: Calls,

@@ -189,6 +189,7 @@ if (import.meta.main) {
     demo: {
       help: "one table for each question",
       options: {},
+      show: "table",
       run: demo,
     },
   });

@@ -215,6 +215,7 @@ if (import.meta.main) {
     demo: {
       help: "one experiment after the other",
       options: {},
+      show: "table",
       run: demo,
     },
   });

@@ -115,6 +115,7 @@ if (import.meta.main) {
     demo: {
       help: "numbers, an address, a sockaddr_in, byte by byte",
       options: {},
+      show: "table",
       operands: "NUMBER...",
       run: demo,
     },

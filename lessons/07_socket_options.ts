@@ -218,6 +218,7 @@ if (import.meta.main) {
         sendBuffer: size("SO_SNDBUF"),
         receiveBuffer: size("SO_RCVBUF"),
       },
+      show: "table",
       run: demo,
     },
   });

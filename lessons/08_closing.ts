@@ -396,6 +396,7 @@ if (import.meta.main) {
       options: {
         mermaid: { default: false, help: "the diagrams for Mermaid" },
       },
+      show: "table",
       run: demo,
     },
     peer: {

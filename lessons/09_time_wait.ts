@@ -274,6 +274,7 @@ if (import.meta.main) {
     demo: {
       help: "servers that close first, and start again",
       options: { wait },
+      show: "table",
       run: demo,
     },
   });

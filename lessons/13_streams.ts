@@ -233,6 +233,7 @@ if (import.meta.main) {
     demo: {
       help: "three forms of an echo server, and what comes of each",
       options: {},
+      show: "table",
       run: demo,
     },
   });

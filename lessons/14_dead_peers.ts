@@ -189,6 +189,7 @@ if (import.meta.main) {
     demo: {
       help: "dead peers, and who notices",
       options: {},
+      show: "table",
       run: demo,
     },
   });

@@ -263,6 +263,7 @@ if (import.meta.main) {
     demo: {
       help: "two processes, many clients, and one process is killed",
       options: { ...common.demo, connections },
+      show: "table",
       endsOnSignal: true,
       run: demo,
     },

@@ -386,12 +386,14 @@ if (import.meta.main) {
     demo: {
       help: "the same load on this server and on lesson 17's",
       options: { ...common.demo, clients, duration: { default: 1000, ...ms } },
+      show: "table",
       endsOnSignal: true,
       run: demo,
     },
     server: {
       help: "echoes what clients send, all at once",
       options: { ...common.server, udp },
+      show: "table",
       run: server,
     },
   });

@@ -308,6 +308,7 @@ if (import.meta.main) {
       options: {
         clients: { ...clients, default: 1000, help: "how many are a crowd" },
       },
+      show: "table",
       run: demo,
     },
     server: {
@@ -337,6 +338,7 @@ if (import.meta.main) {
         timeout: { default: 5000, min: 1, max, help: "ms without any echo" },
         noGate,
       },
+      show: "table",
       last: "client done!!",
       run: clientWithProgress,
     },

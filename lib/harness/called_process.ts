@@ -47,7 +47,8 @@ export class CalledProcess implements AsyncDisposable {
     await this.#child.status;
   }
 
-  async [Symbol.asyncDispose]() {
+  /** Ends it by the end of its input, and waits for that. */
+  async [Symbol.asyncDispose](): Promise<void> {
     await this.#input.close().catch(() => {}); // It may have ended already.
     await this.ended();
   }

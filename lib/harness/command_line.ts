@@ -38,8 +38,8 @@ export interface Mode {
   options: Options;
   /** A word for operands, where there may be any number of them. */
   operands?: string;
-  /** What is shown of its socket calls. */
-  show?: "trace" | "diagram";
+  /** How its socket calls are shown; `"table"` only if one goes step by step. */
+  show?: "trace" | "diagram" | "table";
   /** What is printed last, however it ends. */
   last?: string;
   /** Whether it ends by itself when its `signal` is aborted. */
@@ -103,10 +103,16 @@ const mermaid = {
   help: "the diagram for Mermaid, to be a picture",
 };
 
+const step = {
+  default: false,
+  help: "stops before each call (deadlines go on); needs --allow-run=cat",
+};
+
 /** The options that come with what is shown. */
 const SHOW_OPTIONS: Record<NonNullable<Mode["show"]>, Options> = {
-  trace: { quiet },
-  diagram: { quiet: { ...quiet, help: "no diagram" }, mermaid },
+  trace: { quiet, step },
+  diagram: { quiet: { ...quiet, help: "no diagram" }, mermaid, step },
+  table: { step },
 };
 
 /** The operands of the tutorial's programs: options without their names. */

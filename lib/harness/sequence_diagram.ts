@@ -25,7 +25,8 @@ export interface SequenceEvent {
 
 /** The lane of one side. */
 export type Side = "client" | "server";
-type SidedEvent = SequenceEvent & { side: Side };
+/** An event, and whose it is. */
+export type SidedEvent = SequenceEvent & { side: Side };
 
 /** Room for `ESTABLISHED`, the longest name of a state, and a space. */
 const STATE_WIDTH = 12;
@@ -80,52 +81,17 @@ export class SequenceDiagram {
       color = Deno.stdout.isTerminal() && !Deno.noColor,
     } = {},
   ): string {
-    const width = Math.min(columns, 80);
-    const gap = Math.floor(width / 6) + 1;
-    const lane = Math.floor((width - gap - 4) / 2);
     const hasStates = this.#events.some((event) => event.states);
-    const stateWidth = hasStates ? STATE_WIDTH : 0;
-    const room = lane - stateWidth;
-    if (room < LEAST_ROOM) return this.#list(columns);
-
-    const paint = (code: (text: string) => string, text: string) =>
-      color ? code(text) : text;
-    const row = (client: string, between: string, server: string) =>
-      `${client} |${between}| ${server}`.trimEnd();
-    const blank = " ".repeat(gap);
-    const rows = [
-      row(paint(bold, "client".padEnd(lane)), blank, paint(bold, "server")),
-    ];
-    for (const event of this.#inOrder()) {
-      const isClient = event.side === "client";
-      // Arrow and states stand in the first line of an event.
-      let between = event.toPeer
-        ? paint(cyan, arrow(gap, isClient, event.isLost))
-        : blank;
-      let { client = "", server = "" } = event.states ?? {};
-      for (const text of wrapText(event.what, room)) {
-        const [left, right] = isClient ? [text, ""] : ["", text];
-        rows.push(row(
-          padText(left, room) + client.padStart(stateWidth),
-          between,
-          server.padEnd(stateWidth) + right,
-        ));
-        between = blank;
-        client = server = "";
-      }
-    }
-    return [...rows, ...this.#leftOut()].join("\n");
+    const rows = laneRows({ columns, color, hasStates });
+    if (rows === undefined) return this.#list(columns);
+    const drawn = this.#inOrder().flatMap(rows.draw);
+    return [rows.head, ...drawn, ...this.#leftOut()].join("\n");
   }
 
   /** One event after the other, where two lanes have no room. */
   #list(columns: number): string {
-    return this.#inOrder().flatMap(({ side, what, toPeer, isLost, states }) => {
-      const to = !toPeer ? "" : isLost ? " --x" : " -->";
-      const who = what === "" ? "later" : `${side}${to}`;
-      const after = states ? ` [${states.client}, ${states.server}]` : "";
-      return wrapText(`${who} ${what}${after}`, Math.max(columns, 20) - 2)
-        .map((line, i) => i === 0 ? line : `  ${line}`);
-    }).concat(this.#leftOut()).join("\n");
+    return this.#inOrder().flatMap((event) => listEvent(event, columns))
+      .concat(this.#leftOut()).join("\n");
   }
 
   /**
@@ -155,6 +121,97 @@ export class SequenceDiagram {
     const leftOut = this.#leftOut().map((it) => `  %% ${it}`);
     return [...rows, ...leftOut].join("\n");
   }
+}
+
+/** How a diagram is drawn. */
+interface Drawing {
+  columns: number;
+  color: boolean;
+  hasStates: boolean;
+}
+
+/** Draws events in two lanes; `undefined` if there is no room for them. */
+function laneRows({ columns, color, hasStates }: Drawing) {
+  const width = Math.min(columns, 80);
+  const gap = Math.floor(width / 6) + 1;
+  const lane = Math.floor((width - gap - 4) / 2);
+  const stateWidth = hasStates ? STATE_WIDTH : 0;
+  const room = lane - stateWidth;
+  if (room < LEAST_ROOM) return undefined;
+
+  const paint = (code: (text: string) => string, text: string) =>
+    color ? code(text) : text;
+  const row = (client: string, between: string, server: string) =>
+    `${client} |${between}| ${server}`.trimEnd();
+  const blank = " ".repeat(gap);
+  const head = row(
+    paint(bold, "client".padEnd(lane)),
+    blank,
+    paint(bold, "server"),
+  );
+  const draw = (event: SidedEvent): string[] => {
+    const isClient = event.side === "client";
+    // Arrow and states stand in the first line of an event.
+    let between = event.toPeer
+      ? paint(cyan, arrow(gap, isClient, event.isLost))
+      : blank;
+    let { client = "", server = "" } = event.states ?? {};
+    return wrapText(event.what, room).map((text) => {
+      const [left, right] = isClient ? [text, ""] : ["", text];
+      const drawn = row(
+        padText(left, room) + client.padStart(stateWidth),
+        between,
+        server.padEnd(stateWidth) + right,
+      );
+      between = blank;
+      client = server = "";
+      return drawn;
+    });
+  };
+  return { head, draw };
+}
+
+/** An event in lines of its own. */
+function listEvent(
+  { side, what, toPeer, isLost, states }: SidedEvent,
+  columns: number,
+): string[] {
+  const to = !toPeer ? "" : isLost ? " --x" : " -->";
+  const who = what === "" ? "later" : `${side}${to}`;
+  const after = states ? ` [${states.client}, ${states.server}]` : "";
+  return wrapText(`${who} ${what}${after}`, Math.max(columns, 20) - 2)
+    .map((line, i) => i === 0 ? line : `  ${line}`);
+}
+
+/**
+ * Draws one event, with its states, as it happens.
+ *
+ * @param columns How wide the terminal is.
+ * @param color Whether to use color.
+ * @returns Its lines, and the head of such lines: `""` if there is no room for lanes.
+ *
+ * @example
+ * ```ts
+ * import { assertStringIncludes } from "@std/assert";
+ *
+ * const { lines } = drawEvent({
+ *   side: "client",
+ *   at: 0,
+ *   what: "close",
+ *   toPeer: true,
+ *   states: { client: "FIN-WAIT-2", server: "CLOSE-WAIT" },
+ * }, 80, false);
+ * assertStringIncludes(lines[0], "FIN-WAIT-2 |------------->| CLOSE-WAIT");
+ * ```
+ */
+export function drawEvent(
+  event: SidedEvent,
+  columns: number,
+  color: boolean,
+): { head: string; lines: string[] } {
+  const rows = laneRows({ columns, color, hasStates: true });
+  if (rows === undefined) return { head: "", lines: listEvent(event, columns) };
+  return { head: rows.head, lines: rows.draw(event) };
 }
 
 /** `------------->`, or `-----x` where it does not arrive. */

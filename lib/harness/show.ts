@@ -5,6 +5,8 @@
  * @module
  */
 
+import { type Mode, UsageError } from "./command_line.ts";
+
 /**
  * Loads what shows the socket calls, unless `--quiet` is given: then it costs
  * nothing. What a child does is shown by its parent.
@@ -15,9 +17,13 @@
  * `""`.
  */
 export async function startShow(
-  show: "trace" | "diagram" | undefined,
-  { quiet, mermaid, child }: Record<string, unknown>,
+  show: Mode["show"],
+  { quiet, mermaid, step, child }: Record<string, unknown>,
 ): Promise<() => Promise<string>> {
+  if (step) {
+    await startSteps(show);
+    return () => Promise.resolve("");
+  }
   if (show === "diagram" && !quiet) {
     const { startDiagram } = await import("./diagram.ts");
     const draw = startDiagram();
@@ -30,4 +36,17 @@ export async function startShow(
     watchChildren(new URL("../trace/trace.ts", import.meta.url));
   }
   return () => Promise.resolve("");
+}
+
+/** Stops before each call: of a demo's two processes, or of this one. */
+async function startSteps(show: Mode["show"]) {
+  const { canStep, startStep, traceView } = await import(
+    "../trace/start_step.ts"
+  );
+  if (!canStep()) {
+    const streams = "standard input and standard error";
+    throw new UsageError(`--step: ${streams} must be a terminal`);
+  }
+  if (show === "diagram") (await import("./step_demo.ts")).startStepDemo();
+  else startStep(traceView());
 }

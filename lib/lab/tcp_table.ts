@@ -334,11 +334,7 @@ function queued(count: number, flag?: string): string {
  * ```
  */
 export async function cat(path: string, ...more: string[]): Promise<string> {
-  const args = [path, ...more];
-  // On a terminal Ctrl+C is for this program, which may go on; `cat` would end.
-  const options = { args, env: WITHOUT_LD, detached: true };
-  const command = new Deno.Command("cat", options);
-  const { code, stdout, stderr } = await command.output();
+  const { code, stdout, stderr } = await catCommand([path, ...more]).output();
   const decoder = new TextDecoder();
   // It says "cat: /nowhere: No such file or directory", and goes on.
   const [said = ""] = decoder.decode(stderr).split("\n");
@@ -346,4 +342,28 @@ export async function cat(path: string, ...more: string[]): Promise<string> {
   if (isRead && stdout.length > 0) return decoder.decode(stdout);
   const reason = said.split(": ").at(-1) || `exit code ${code}`;
   throw new Error(`cat ${path}: ${reason}`);
+}
+
+/**
+ * Reads files by `cat` while nothing else in this program goes on.
+ *
+ * @param paths The files.
+ * @returns The text of those that exist.
+ * @throws {Deno.errors.NotCapable} Without `--allow-run=cat`.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ *
+ * assert(Number(catSync("/proc/sys/net/core/somaxconn")) > 0);
+ * ```
+ */
+export function catSync(...paths: string[]): string {
+  const { stdout } = catCommand(paths).outputSync();
+  return new TextDecoder().decode(stdout);
+}
+
+/** On a terminal Ctrl+C is for this program, which may go on; `cat` would end. */
+function catCommand(args: string[]): Deno.Command {
+  return new Deno.Command("cat", { args, env: WITHOUT_LD, detached: true });
 }

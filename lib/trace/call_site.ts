@@ -9,6 +9,8 @@
 export interface Place {
   /** The name of the program's file, or as much of its path as tells it apart. */
   file: string;
+  /** The path or the URL of this file. */
+  path: string;
   /** The line of the program's own call, from 1; 0 if it is not known. */
   line: number;
   /** The function it stands in, or `""` outside of any. */
@@ -18,6 +20,16 @@ export interface Place {
   /** Whether it was called from `lib/`, and the program's line is not known. */
   isOfLib: boolean;
 }
+
+/** No place is known. */
+export const NOWHERE: Place = {
+  file: "",
+  path: "",
+  line: 0,
+  function: "",
+  package: "",
+  isOfLib: false,
+};
 
 /** As much as is used of V8's `CallSite`: a frame of a stack. */
 interface Frame {
@@ -99,8 +111,8 @@ export function callSite(
     }
     if (frames.length < limit) break; // These are all.
   }
-  const nowhere = { file: "", line: 0, function: "", isOfLib: false };
-  return { package: by, ...otherwise ?? first ?? nowhere };
+  const place = otherwise ?? first ?? NOWHERE;
+  return { ...place, package: by || place.package };
 }
 
 /** The stack as V8 has it, whatever the program has set for its own. */
@@ -170,6 +182,7 @@ function placeOf(frame: Frame, { kind, name, path }: Owner, by: string): Place {
       : path.startsWith(here)
       ? path.slice(here.length)
       : path,
+    path,
     line: frame.getLineNumber() ?? 0,
     // A timer calls functions without a name by one of its own.
     function: inFunction === "_onTimeout" ? "" : inFunction,

@@ -9,6 +9,14 @@ const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 type EndSignal = keyof typeof SIGNALS;
 
+/** What is done at the end by a signal. */
+export interface EndSignals {
+  /** Listens to the signals, or listens no more. */
+  arm(isArmed: boolean): void;
+  /** Whether the program itself listens to a signal. */
+  hasListener(signal: string): boolean;
+}
+
 /**
  * Calls `tell` at each Ctrl+C and SIGTERM, before the program's own listeners, and
  * lets happen what would happen without it.
@@ -16,10 +24,8 @@ type EndSignal = keyof typeof SIGNALS;
  * A program that listens to a signal is told it by the event loop: so it cannot be
  * ended by Ctrl+C where it never returns to its loop. That a program is not changed
  * there, this listens only while it is armed.
- *
- * @returns Arms or disarms it.
  */
-export function onEndSignals(tell: () => void): (isArmed: boolean) => void {
+export function onEndSignals(tell: () => void): EndSignals {
   const listeners = new Map<string, Map<() => void, () => void>>();
   let isTold = false;
   const tellOnce = () => {
@@ -47,8 +53,9 @@ export function onEndSignals(tell: () => void): (isArmed: boolean) => void {
     listeners.get(signal)?.delete(listener);
   };
 
+  const hasListener = (signal: string) => !!listeners.get(signal)?.size;
   // Under `deno test` a listener is a leak of the test that was running.
-  if (Deno.test.name !== "noopTest") return () => {};
+  if (Deno.test.name !== "noopTest") return { arm() {}, hasListener };
   let isKilled = false;
   // It stands before the program's own: a process that a signal ends tells it none.
   addEventListener("unload", (event) => {
@@ -57,7 +64,7 @@ export function onEndSignals(tell: () => void): (isArmed: boolean) => void {
   const own = new Map(
     Object.entries(SIGNALS).map(([signal, number]) => {
       const end = () => {
-        if (listeners.get(signal)?.size) return; // It tells, and decides.
+        if (hasListener(signal)) return; // It tells, and decides.
         tellOnce();
         removeSignalListener(signal as EndSignal, end);
         const mayKill = Deno.permissions.querySync({ name: "run" }).state;
@@ -69,10 +76,13 @@ export function onEndSignals(tell: () => void): (isArmed: boolean) => void {
     }),
   );
   let wasArmed = false;
-  return (isArmed) => {
-    if (isArmed === wasArmed) return;
-    wasArmed = isArmed;
-    const change = isArmed ? addSignalListener : removeSignalListener;
-    for (const [signal, end] of own) change(signal, end);
+  return {
+    arm(isArmed) {
+      if (isArmed === wasArmed) return;
+      wasArmed = isArmed;
+      const change = isArmed ? addSignalListener : removeSignalListener;
+      for (const [signal, end] of own) change(signal, end);
+    },
+    hasListener,
   };
 }

@@ -17,13 +17,20 @@ const ERROR_RETRY_PAUSE = 10;
  * killed. If nobody reads standard error, this waits, as a write of any program
  * does. An error of it is nobody's: the reader is gone, or the disk is full.
  *
+ * @param output Writes somewhere else.
+ *
  * @example
  * ```ts no-assert
  * errorLine("connect 127.0.0.1:9527: ECONNREFUSED (Connection refused)");
  * ```
  */
 export function errorLine(line: string, output = standardError): void {
-  let rest = encoder.encode(`${line}\n`);
+  errorText(`${line}\n`, output);
+}
+
+/** The same for any text: a question, say, which ends without a newline. */
+export function errorText(text: string, output = standardError): void {
+  let rest = encoder.encode(text);
   while (rest.length > 0) {
     try {
       rest = rest.subarray(output.writeSync(rest));

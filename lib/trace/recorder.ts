@@ -7,7 +7,7 @@
 
 import { describeError } from "../error_text.ts";
 import { quoteBytes } from "../quote_bytes.ts";
-import { callSite, type Place } from "./call_site.ts";
+import { callSite, NOWHERE, type Place } from "./call_site.ts";
 
 /** One call, when it has returned, or while it waits. */
 export interface SocketCall extends Place {
@@ -130,14 +130,6 @@ export interface RecorderOptions {
   /** Asked before each call. */
   gate?: Gate | undefined;
 }
-
-const NOWHERE: Place = {
-  file: "",
-  line: 0,
-  function: "",
-  package: "",
-  isOfLib: false,
-};
 
 /**
  * Numbers sockets, and tells what comes of their calls. Nothing here throws into
@@ -300,6 +292,7 @@ export class Recorder {
       at: EPOCH + (begun.isSending ? begun.since : returned),
       took: returned - begun.since,
       file: place.file,
+      path: place.path,
       line: place.line,
       function: place.function,
       package: place.package,

@@ -7,6 +7,7 @@
 
 import { onEndSignals } from "./end_signals.ts";
 import { errorLine } from "./error_line.ts";
+import { every } from "./every.ts";
 import {
   hostTime,
   type Recorder,
@@ -14,7 +15,6 @@ import {
   type SocketCall,
   textOf,
 } from "./recorder.ts";
-import type { Any } from "./replace.ts";
 import { watchSocketCalls } from "./socket_calls.ts";
 
 /** After so many milliseconds a call that has not returned is told. */
@@ -35,17 +35,21 @@ export function startTrace(
   options?: RecorderOptions,
 ): Recorder {
   const recorder = watchSocketCalls(print, options);
-  const arm = onEndSignals(() => recorder.tellWaiting(0, true));
-  const look = () => {
-    recorder.tellWaiting(LONG);
-    arm(recorder.hasWaiting);
-  };
-  // It begins before the program and never ends, so it is no leak of a test; and it
-  // keeps no program alive. It is one of Node's, because with the first timer of
-  // Deno's own, microtasks come at other times in the events of `node:net`.
-  const { process } = globalThis as Any;
-  process.getBuiltinModule("node:timers").setInterval(look, LOOK).unref();
+  const signals = onEndSignals(() => recorder.tellWaiting(0, true));
+  tellLongWaits(recorder, () => signals.arm(recorder.hasWaiting));
   return recorder;
+}
+
+/**
+ * Tells each call that has waited for a second.
+ *
+ * @param look Is called again and again too.
+ */
+export function tellLongWaits(recorder: Recorder, look = () => {}): void {
+  every(LOOK, () => {
+    recorder.tellWaiting(LONG);
+    look();
+  });
 }
 
 /**

@@ -53,6 +53,7 @@ Deno.test("parseCommandLine() gives every option of the mode its value", () => {
     port: 9527,
     child: false,
     quiet: false,
+    step: false,
   });
   assertEquals(parse("client").values, {
     hostname: "127.0.0.1",
@@ -60,6 +61,7 @@ Deno.test("parseCommandLine() gives every option of the mode its value", () => {
     message: "hello",
     maxFrame: 1,
     quiet: false,
+    step: false,
   });
 });
 

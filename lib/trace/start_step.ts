@@ -1,0 +1,70 @@
+/**
+ * Stops the socket calls of this process.
+ *
+ * @module
+ */
+
+import { onEndSignals } from "./end_signals.ts";
+import { errorText } from "./error_line.ts";
+import { type Link, Mailbox } from "./mailbox.ts";
+import type { Recorder } from "./recorder.ts";
+import { watchSocketCalls } from "./socket_calls.ts";
+import { linePrinter, tellLongWaits } from "./start_trace.ts";
+import { Stepper, type StepView } from "./stepper.ts";
+
+/**
+ * Whether somebody can be asked: both streams must be a terminal. Then this asks for
+ * the right to read what the kernel knows, while standard input is still free.
+ */
+export function canStep(): boolean {
+  const isTerminal = Deno.stdin.isTerminal() && Deno.stderr.isTerminal();
+  const cat = { name: "run", command: "cat" } as const;
+  if (isTerminal) Deno.permissions.requestSync(cat);
+  return isTerminal;
+}
+
+/** What is told of this process alone: the lines of its trace. */
+export function traceView(): StepView {
+  let text = "";
+  const print = linePrinter((line) => text = line);
+  return {
+    write: errorText,
+    textOf(_side, call) {
+      print(call);
+      return text;
+    },
+    // A bare pseudo-terminal has 0 columns: as good as unknown.
+    columns: Deno.consoleSize().columns || 80,
+  };
+}
+
+/**
+ * Stops the calls on Deno's sockets from now on. What is typed goes to the stepper
+ * first, so nothing else may read standard input.
+ *
+ * @param side What this process is called, where there are two.
+ * @param link Whether another process steps too: it is told the port.
+ */
+export function startStep(
+  view: StepView,
+  side = "",
+  link?: Link,
+): { stepper: Stepper; recorder: Recorder; mailbox: Mailbox; port: number } {
+  const mailbox = new Mailbox(link);
+  let port = 0;
+  while (link === "listen" && port === 0) {
+    const message = mailbox.take(1000);
+    if (message && "port" in message) port = message.port;
+  }
+  const signals = onEndSignals(() => {});
+  const stepper = new Stepper(mailbox, view, side, (signal) => {
+    if (!signals.hasListener(signal)) {
+      Deno.exit(signal === "SIGINT" ? 130 : 143);
+    }
+  });
+  const tell = (call: Parameters<Stepper["report"]>[1]) =>
+    stepper.report(side, call);
+  const recorder = watchSocketCalls(tell, { gate: stepper });
+  tellLongWaits(recorder);
+  return { stepper, recorder, mailbox, port };
+}

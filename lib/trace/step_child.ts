@@ -1,0 +1,82 @@
+/**
+ * Stops the socket calls of a demo's child, and lets its parent say when each may
+ * happen. The parent's port stands in this module's own address: `?port=N`.
+ *
+ * @module
+ */
+
+import { every } from "./every.ts";
+import { Mailbox } from "./mailbox.ts";
+import { type Begun, type Gate, now, type SocketCall } from "./recorder.ts";
+import { watchSocketCalls } from "./socket_calls.ts";
+import { tellLongWaits } from "./start_trace.ts";
+import { stoppedCall } from "./stepper.ts";
+
+/** How often it looks for an answer, in milliseconds. */
+const ANSWER_LOOK = 5;
+
+/** Asks the parent. If that has ended, or runs on, calls happen at once. */
+class RemoteGate implements Gate {
+  #mailbox: Mailbox;
+  #isRunningOn = false;
+  #asked = new Map<number, () => void>();
+  #count = 0;
+
+  constructor(mailbox: Mailbox) {
+    this.#mailbox = mailbox;
+    every(ANSWER_LOOK, () => this.#look(0));
+  }
+
+  pass(begun: Begun): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#ask(begun, resolve, false);
+    return promise;
+  }
+
+  passSync(begun: Begun): void {
+    let isGone = false;
+    this.#ask(begun, () => isGone = true, true);
+    while (!isGone) this.#look(ANSWER_LOOK);
+  }
+
+  #ask(begun: Begun, go: () => void, isSync: boolean): void {
+    if (this.#isRunningOn) return go();
+    const stop = ++this.#count;
+    this.#asked.set(stop, () => {
+      begun.since = now(); // It has not waited yet.
+      go();
+    });
+    this.#mailbox.send({ stop, call: stoppedCall(begun, "server"), isSync });
+  }
+
+  #look(wait: number): void {
+    for (
+      let message = this.#mailbox.take(wait);
+      message !== undefined;
+      message = this.#mailbox.take()
+    ) {
+      const isEnd = "from" in message && message.from === null;
+      if (isEnd || "signal" in message) this.#runOn();
+      else if ("from" in message) {
+        const { go } = JSON.parse(message.from!);
+        this.#asked.get(go)?.();
+        this.#asked.delete(go);
+      }
+    }
+  }
+
+  #runOn(): void {
+    this.#isRunningOn = true;
+    for (const go of this.#asked.values()) go();
+    this.#asked.clear();
+  }
+}
+
+startStepChild(Number(new URL(import.meta.url).searchParams.get("port")));
+
+function startStepChild(port: number): void {
+  const mailbox = new Mailbox(port);
+  const gate = new RemoteGate(mailbox);
+  const tell = (done: SocketCall) => mailbox.send({ done });
+  tellLongWaits(watchSocketCalls(tell, { gate }));
+}

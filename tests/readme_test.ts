@@ -5,6 +5,7 @@ import {
   LessonProcess,
   LESSONS,
   lessonSource,
+  onTerminal,
   returnedCalls,
   run,
   runDeno,
@@ -160,6 +161,27 @@ Deno.test("README shows what the trace says of a package of npm", async () => {
     calls(trace).slice(0, expected.length),
     calls(`${expected.join("\n")}\n`),
   );
+});
+
+Deno.test("README shows what one sees step by step", async () => {
+  const shown = blocks("console").find((it) => it.includes(" --step\n"))!;
+  const [command, ...expected] = shown.trim().split("\n").slice(0, -1);
+  const flags = command.split(" ").filter((it) => /^--allow/.test(it));
+  await using process = new LessonProcess("02_tcp_echo.ts", ["--step"], {
+    flags,
+    env: { NO_COLOR: "1" },
+    wrapper: onTerminal,
+  });
+  const asked = (times: number) => RegExp(`^([^]*r: run on ){${times}}$`);
+  for (let times = 1; times <= 2; times++) {
+    await process.stdoutHas(asked(times));
+    await process.type("\r");
+  }
+  const screen = await process.stdoutHas(asked(3));
+  const lines = withoutPorts(screen).split("\r\n").map((it) => it.trimEnd());
+  assertEquals(lines, withoutPorts(expected.join("\n")).split("\n"));
+  await process.type("r\r");
+  assertEquals((await process.result()).code, 0);
 });
 
 Deno.test("README's deno run commands are those of the headers", async () => {

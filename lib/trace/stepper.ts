@@ -62,6 +62,8 @@ export interface StepView {
 
 /** How long nothing else may happen before somebody is asked, in milliseconds. */
 const QUIET = 60;
+/** The same while a process does something else than its calls. */
+const BUSY_QUIET = 700;
 /** How often a stepper looks around, in milliseconds. */
 const STEP_LOOK = 15;
 /** Closed connections that are shown as long as the kernel has them. */
@@ -98,11 +100,14 @@ export class Stepper implements Gate {
   #shown: Shown[] = [];
   #news = 0; // When something has happened last.
   #isAsked = false;
+  #lastSide = ""; // Whose call has happened last.
+  #begun = new Map<string, number>(); // How many calls of a side may still wait.
   #isExplained = false;
   #isRunningOn = false;
   #onSignal: (signal: "SIGINT" | "SIGTERM") => void;
   #onPeer: (message: Any) => void = () => {};
-  #input = new Input();
+  #typed: string[] = [];
+  #input = new Input(() => this.#passInput());
   #timer: { ref(): void; unref(): void };
 
   /**
@@ -154,7 +159,10 @@ export class Stepper implements Gate {
   stop(call: StoppedCall, go: () => void, isSync = false): void {
     if (this.#isRunningOn) return go();
     this.#stopped.push({ call, go, isSync });
+    this.#begun.set(call.side, this.#begun.get(call.side) ?? 0);
     this.#news = now();
+    if (this.#isAsked) this.#view.write("\n"); // It is asked again, with this one.
+    this.#isAsked = false;
     this.#timer.ref(); // A promise alone would not keep the program alive.
   }
 
@@ -171,6 +179,10 @@ export class Stepper implements Gate {
       this.#shown.push({ side, number, own, peer, isDatagram, isClosed });
     } else if (known && /^(close|reset)(?!Write)/.test(name)) {
       known.isClosed = true;
+    }
+    if (!call.isWaiting) {
+      const begun = this.#begun.get(side) ?? 0;
+      this.#begun.set(side, Math.max(begun - 1, 0));
     }
     this.#news = now();
     this.#unask();
@@ -196,23 +208,41 @@ export class Stepper implements Gate {
       message = this.#mailbox.take()
     ) this.#handle(message);
     if (this.#stopped.length === 0 || this.#isAsked) return;
-    if (now() - this.#news >= QUIET) this.#ask();
+    const quiet = this.#isBusy() ? BUSY_QUIET : QUIET;
+    if (now() - this.#news >= quiet) this.#ask();
+  }
+
+  /** Whether a process has neither a call that is stopped, nor one that waits. */
+  #isBusy(): boolean {
+    const sides = this.#stopped.map(({ call }) => call.side);
+    return !this.#input.isWanted &&
+      [...this.#begun].some(([side, count]) =>
+        count === 0 && !sides.includes(side)
+      );
   }
 
   #handle(message: Message): void {
     if ("from" in message) {
       if (message.from !== null) this.#onPeer(JSON.parse(message.from));
+      else this.#begun.clear(); // It has ended, and is not waited for.
     } else if ("signal" in message) {
       this.#runOn();
       this.#onSignal(message.signal);
     } else if ("line" in message) {
       const { line } = message;
-      if (this.#stopped.length === 0) this.#input.add(line);
-      else if (line === null) {
+      if (line === null) {
         this.#runOn();
         this.#input.add(null);
-      } else this.#obey(line);
+      } else if (this.#isAsked) this.#obey(line);
+      else this.#typed.push(line);
+      this.#passInput();
     }
+  }
+
+  /** What is typed while no call is stopped is the program's, if it reads it. */
+  #passInput(): void {
+    if (this.#stopped.length > 0 || !this.#input.isWanted) return;
+    for (const line of this.#typed.splice(0)) this.#input.add(line);
   }
 
   #runOn(): void {
@@ -221,6 +251,7 @@ export class Stepper implements Gate {
     this.#isAsked = false;
     this.#timer.unref();
     for (const { go } of this.#stopped.splice(0)) go();
+    this.#passInput();
   }
 
   #obey(line: string): void {
@@ -240,23 +271,34 @@ export class Stepper implements Gate {
   #letGo(it: Stopped): void {
     this.#stopped.splice(this.#stopped.indexOf(it), 1);
     if (this.#stopped.length === 0) this.#timer.unref();
+    const { side } = it.call;
     this.#news = now();
+    this.#lastSide = side;
+    this.#begun.set(side, (this.#begun.get(side) ?? 0) + 1);
     it.go();
   }
 
-  /** Where a process stands still, only that call: the others could not return. */
+  /**
+   * The calls of one side after those of the other. Where a process stands still,
+   * only that call: its others could not return.
+   */
   #askable(): Stopped[] {
     const still = this.#stopped.filter(({ isSync }) => isSync);
     return this.#stopped.filter((it) =>
       still.includes(it) ||
       !still.some(({ call }) => call.side === it.call.side)
-    );
+    ).toSorted((a, b) => a.call.side.localeCompare(b.call.side));
   }
 
-  /** The call that Enter lets happen: the first one that does not have to wait. */
+  /**
+   * The call that Enter lets happen: one that does not have to wait, if there is any,
+   * and rather of the side whose turn it is.
+   */
   #next(rows: TcpRow[] | undefined): Stopped {
     const all = this.#askable();
-    return all.find(({ call }) => canReturn(call, rows)) ?? all[0]!;
+    const ready = all.filter(({ call }) => canReturn(call, rows));
+    return ready.find(({ call }) => call.side !== this.#lastSide) ??
+      ready[0] ?? all[0]!;
   }
 
   #ask(): void {
@@ -289,6 +331,10 @@ export class Stepper implements Gate {
     const input = this.#input.isWanted ? " (the program waits for a line)" : "";
     write(`Enter: let it happen${others}, r: run on${input} `);
     this.#isAsked = true;
+    const typed = this.#typed.shift(); // Before it was asked.
+    if (typed === undefined) return;
+    write("\n");
+    this.#obey(typed);
   }
 
   /** What the kernel knows of all sockets. */
@@ -389,6 +435,11 @@ class Input {
   #chunks: (Uint8Array | null)[] = [];
   #news = Promise.withResolvers<void>();
   #readers = 0;
+  #onWanted: () => void;
+
+  constructor(onWanted: () => void) {
+    this.#onWanted = onWanted;
+  }
 
   /** Whether the program waits for a line. */
   get isWanted(): boolean {
@@ -420,13 +471,17 @@ class Input {
       // Waiting for a promise alone would not keep the program alive.
       const alive = setInterval(() => {}, 1 << 30);
       this.#readers++;
+      this.#onWanted();
       while (this.#chunks.length === 0) await this.#news.promise;
       this.#readers--;
       clearInterval(alive);
       return take(buffer);
     };
     const readSync = (buffer: Uint8Array): number | null => {
+      this.#readers++;
+      this.#onWanted();
       while (this.#chunks.length === 0) look();
+      this.#readers--;
       return take(buffer);
     };
     const readable = new ReadableStream<Uint8Array>({

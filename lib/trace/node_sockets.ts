@@ -11,8 +11,10 @@ import type { Place } from "./call_site.ts";
 import {
   type Begun,
   byEventLoop,
+  type Call,
   type Outcome,
   type Recorder,
+  safely,
   type SocketInfo,
 } from "./recorder.ts";
 import { type Any, replace } from "./replace.ts";
@@ -20,368 +22,354 @@ import { type Any, replace } from "./replace.ts";
 /** Watches them from now on. */
 export function watchNodeSockets(recorder: Recorder): void {
   const { process } = globalThis as Any;
-  const watcher = new NodeWatcher(recorder);
+  const sockets = new NodeSockets(recorder);
   const { Socket, Server } = process.getBuiltinModule("node:net");
-  watcher.watchConnect(Socket.prototype);
-  watcher.watchReads(Socket.prototype);
-  watcher.watchWrites(Socket.prototype);
-  watcher.watchServer(Server.prototype);
-  watcher.watchDatagrams(
-    process.getBuiltinModule("node:dgram").Socket.prototype,
+  const { Socket: Datagrams } = process.getBuiltinModule("node:dgram");
+  watchNodeConnect(sockets, Socket.prototype);
+  watchNodeReads(sockets, Socket.prototype);
+  watchNodeWrites(sockets, Socket.prototype);
+  watchNodeServer(sockets, Server.prototype);
+  watchNodeDatagrams(sockets, Datagrams.prototype);
+  watchNodeHttp(
+    sockets,
+    process.getBuiltinModule("node:diagnostics_channel"),
   );
-  watcher.watchHttp(process.getBuiltinModule("node:diagnostics_channel"));
 }
 
 /**
- * What is known of them beside their numbers. Their methods return at once, and
- * what comes of them is an event.
+ * Does something before a method, which may change its arguments, and after it.
+ * Node's methods return at once, and what comes of them is an event, or is told to
+ * a callback.
  */
-class NodeWatcher {
-  #recorder: Recorder;
+function around(
+  prototype: Any,
+  key: string,
+  before: (self: Any, args: Any[], above: unknown) => void,
+  after?: (self: Any) => void,
+): void {
+  replace(prototype, key, (original) =>
+    function watched(...args) {
+      safely(() => before(this, args, watched));
+      const result = original.apply(this, args);
+      if (after) safely(() => after(this));
+      return result;
+    });
+}
+
+/** What is known of them beside their numbers. */
+class NodeSockets {
+  readonly recorder: Recorder;
   /** Connects, binds and listens that have no answer yet. */
   #opening = new WeakMap<object, Begun>();
   /** Reads and accepts that wait: a socket of Node's always reads. */
   #waiting = new WeakMap<object, Begun>();
   /** The sockets that are open, by both addresses: TLS stands on another one. */
   #byAddress = new Map<string, SocketInfo>();
-  /** Where the program wrote before there was a connection. */
-  #wroteAt = new WeakMap<object, Place>();
-  /** Errors of calls that have said so. */
-  #told = new WeakSet<object>();
   /** TLS and the socket it stands on are both closed. */
   #closed = new WeakSet<SocketInfo>();
+  /** Errors that a callback was told, and that come again as an event. */
+  #told = new WeakSet<object>();
 
   constructor(recorder: Recorder) {
-    this.#recorder = recorder;
+    this.recorder = recorder;
   }
 
-  /** `connect`, which is told when it has an answer. */
-  watchConnect(prototype: Any): void {
-    const recorder = this.#recorder;
-    const [opening, wait, told] = [this.#opening, this.#wait, this.#told];
-    const opened = (socket: Any, begun: Begun) => this.#opened(socket, begun);
-    replace(prototype, "connect", (connect) =>
-      function watched(...args) {
-        const name = "socket, connect";
-        const call = { name, target: targetOf(args), isSending: true };
-        const begun = recorder.begin(call, watched);
-        recorder.gate?.passSync(begun);
-        opening.set(this, begun);
-        const result = connect.apply(this, args);
-        if (opening.has(this)) recorder.wait(begun);
-        return result;
-      });
-    replace(prototype, "emit", (emit) =>
-      function (event, ...args) {
-        const begun = opening.get(this);
-        if (event === "connect" && begun) {
-          opening.delete(this);
-          recorder.end(begun, () => opened(this, begun));
-          wait(this, "read");
-        } else if (event === "error") {
-          const socket = recorder.info(this);
-          if (begun) {
-            opening.delete(this);
-            recorder.fail(begun, args[0]);
-          } else if (socket && !told.has(Object(args[0]))) {
-            const name = args[0]?.syscall ?? "error";
-            recorder.fail(byEventLoop(socket, name), args[0]);
-          }
-        }
-        return emit.call(this, event, ...args);
-      });
+  /** A call begins; one that is stepped through waits here. */
+  begin(call: Call, above: unknown): Begun {
+    const begun = this.recorder.begin(call, above);
+    this.recorder.gate?.passSync(begun);
+    return begun;
+  }
+
+  /** A socket begins to connect, to listen, or to be bound. */
+  opens(socket: object, call: Call, above: unknown): void {
+    this.#opening.set(socket, this.begin(call, above));
+  }
+
+  /** The call that has not opened it yet. */
+  opening(socket: object): Begun | undefined {
+    return this.#opening.get(socket);
+  }
+
+  /** A listener, or a socket for datagrams, is there. */
+  bound(socket: Any): void {
+    const begun = this.#opening.get(socket);
+    if (begun === undefined) return;
+    this.#opening.delete(socket);
+    this.recorder.end(begun, () => {
+      const address = socket.address(); // The path of a Unix socket is a string.
+      const own = nodeAddress(address?.address ?? address, address?.port);
+      const { place } = begun;
+      return {
+        target: own,
+        opened: this.recorder.open(socket, { own, place }),
+      };
+    });
   }
 
   /** A connection is there. */
-  #opened(socket: Any, { place }: { place: Place }): Outcome {
-    const own = nodeAddress(socket.localAddress, socket.localPort);
-    const peer = nodeAddress(socket.remoteAddress, socket.remotePort);
-    const opened = this.#recorder.open(socket, { own, peer, place });
+  connected(socket: Any, { place }: { place: Place }): Outcome {
+    const { own, peer } = addressesOf(socket);
+    const opened = this.recorder.open(socket, { own, peer, place });
     this.#byAddress.set(`${own} ${peer}`, opened);
     return { target: peer, opened };
   }
 
+  /** It can connect, or it cannot. */
+  answered(socket: Any, begun: Begun): void {
+    this.#opening.delete(socket);
+    this.recorder.end(begun, () => this.connected(socket, begun));
+    this.wait(socket, "read");
+  }
+
+  /** An event says that something has failed. */
+  failed(socket: Any, error: Any): void {
+    const begun = this.#opening.get(socket);
+    const info = this.recorder.info(socket);
+    this.#opening.delete(socket);
+    if (begun) this.recorder.fail(begun, error);
+    else if (info && !this.#told.has(Object(error))) {
+      this.recorder.fail(byEventLoop(info, error?.syscall ?? "error"), error);
+    }
+  }
+
+  /** A callback that tells first what came of a call. */
+  calling(begun: Begun, done: Any, outcome: () => Outcome): Any {
+    const tell = (error: unknown) => {
+      if (error) {
+        this.#told.add(Object(error));
+        this.recorder.fail(begun, error);
+      } else this.recorder.end(begun, outcome);
+    };
+    return function (this: Any, ...args: Any[]) {
+      tell(args[0]);
+      return done.apply(this, args);
+    };
+  }
+
   /** From now on it reads, or accepts, until something comes. */
-  #wait = (socket: object, name: string): void => {
-    const info = this.#recorder.info(socket);
+  wait(socket: object, name: string): void {
+    const info = this.recorder.info(socket);
     if (info === undefined || this.#waiting.has(socket)) return;
     const begun = byEventLoop(info, name);
     this.#waiting.set(socket, begun);
-    this.#recorder.wait(begun);
-  };
+    this.recorder.wait(begun);
+  }
 
   /** What it has waited for is there. */
-  #waited = (socket: object): Begun | undefined => {
+  waited(socket: object): Begun | undefined {
     const begun = this.#waiting.get(socket);
     this.#waiting.delete(socket);
-    if (begun) this.#recorder.forget(begun);
+    if (begun) this.recorder.forget(begun);
     return begun;
-  };
-
-  /** `push` gets what was read, and `_read` asks for more. */
-  watchReads(prototype: Any): void {
-    const recorder = this.#recorder;
-    const [wait, waited] = [this.#wait, this.#waited];
-    const infoOf = (socket: Any) => this.#infoOf(socket);
-    replace(prototype, "push", (push) =>
-      function (chunk, ...args) {
-        const socket = infoOf(this);
-        if (socket !== undefined) {
-          const begun = waited(this) ?? byEventLoop(socket, "read");
-          recorder.end(begun, () =>
-            chunk === null
-              ? { result: ": end of stream" }
-              : { result: ` ${recorder.quote(chunk)}`, bytes: chunk.length });
-        }
-        return push.call(this, chunk, ...args);
-      });
-    replace(prototype, "_read", (read) =>
-      function (...args) {
-        wait(this, "read");
-        return read.apply(this, args);
-      });
   }
 
   /** Says whether it was open. */
-  #close(socket: object, info: SocketInfo): boolean {
-    const wasOpen = this.#recorder.close(socket) && !this.#closed.has(info);
+  close(socket: object): boolean {
+    const info = this.recorder.info(socket);
+    this.waited(socket);
+    if (info === undefined) return false;
+    const wasOpen = this.recorder.close(socket) && !this.#closed.has(info);
     this.#closed.add(info);
     this.#byAddress.delete(`${info.own} ${info.peer}`);
     return wasOpen;
   }
 
   /** What is known of a socket; TLS has the number of the one it stands on. */
-  #infoOf(socket: Any): SocketInfo | undefined {
-    const known = this.#recorder.info(socket);
+  info(socket: Any): SocketInfo | undefined {
+    const known = this.recorder.info(socket);
     if (known !== undefined || !socket.remoteAddress) return known;
-    const own = nodeAddress(socket.localAddress, socket.localPort);
-    const peer = nodeAddress(socket.remoteAddress, socket.remotePort);
+    const { own, peer } = addressesOf(socket);
     const as = this.#byAddress.get(`${own} ${peer}`);
-    return as && this.#recorder.open(socket, as, as);
+    return as && this.recorder.open(socket, as, as);
   }
+}
 
-  /** `_writeGeneric`, `_final` and `_destroy`: what all others come to. */
-  watchWrites(prototype: Any): void {
-    const recorder = this.#recorder;
-    const [wroteAt, waited, told] = [this.#wroteAt, this.#waited, this.#told];
-    const infoOf = (socket: Any) => this.#infoOf(socket);
-    const close = (socket: Any, info: SocketInfo) => this.#close(socket, info);
-    replace(
-      prototype,
-      "_writeGeneric",
-      (write) =>
-        function watched(isList, data, encoding, done) {
-          const socket = infoOf(this);
-          if (this.connecting || socket === undefined) {
-            // It comes here again when it is connected, and then it is told.
-            const place = recorder.place(undefined, watched);
-            if (place.file !== "") wroteAt.set(this, place);
-            return write.call(this, isList, data, encoding, done);
-          }
-          const otherwise = wroteAt.get(this) ?? socket.place;
-          const call = { name: "write", socket, isSending: true, otherwise };
-          const begun = recorder.begin(call, watched);
-          wroteAt.delete(this);
-          recorder.gate?.passSync(begun);
-          const bytes = bytesOf(isList ? data : [{ chunk: data, encoding }]);
-          const offered = recorder.quote(bytes);
-          recorder.wait(begun);
-          return write.call(this, isList, data, encoding, (error: unknown) => {
-            if (error) {
-              told.add(Object(error));
-              recorder.fail(begun, error);
-            } else {
-              recorder.end(begun, () => ({
-                result: ` ${bytes.length} of ${offered}`,
-                bytes: bytes.length,
-              }));
-            }
-            done(error);
-          });
-        },
+/** `connect`, which is told when it has an answer. */
+function watchNodeConnect(sockets: NodeSockets, prototype: Any): void {
+  const { recorder } = sockets;
+  around(prototype, "connect", (self, args, above) => {
+    const name = "socket, connect";
+    const call = { name, target: targetOf(args), isSending: true };
+    sockets.opens(self, call, above);
+  }, (self) => {
+    const begun = sockets.opening(self);
+    if (begun) recorder.wait(begun);
+  });
+  around(prototype, "emit", (self, [event, error]) => {
+    const begun = event === "connect" && sockets.opening(self);
+    if (begun) sockets.answered(self, begun);
+    if (event === "error") sockets.failed(self, error);
+  });
+}
+
+/** `push` gets what was read, and `_read` asks for more. */
+function watchNodeReads(sockets: NodeSockets, prototype: Any): void {
+  const { recorder } = sockets;
+  around(prototype, "push", (self, [chunk]) => {
+    const socket = sockets.info(self);
+    if (socket === undefined) return;
+    const begun = sockets.waited(self) ?? byEventLoop(socket, "read");
+    recorder.end(
+      begun,
+      () =>
+        chunk === null
+          ? { result: ": end of stream" }
+          : { result: ` ${recorder.quote(chunk)}`, bytes: chunk.length },
     );
-    replace(prototype, "_final", (final) =>
-      function watched(done) {
-        const socket = infoOf(this);
-        if (this.connecting || socket === undefined) {
-          return final.call(this, done);
-        }
-        const otherwise = socket.place;
-        const call = { name: "closeWrite", socket, isSending: true, otherwise };
-        const begun = recorder.begin(call, watched);
-        recorder.gate?.passSync(begun);
-        return final.call(this, (error: unknown) => {
-          if (error) recorder.fail(begun, error);
-          else recorder.end(begun, () => ({}));
-          done(error);
-        });
-      });
-    replace(prototype, "_destroy", (destroy) =>
-      function watched(...args) {
-        const socket = infoOf(this);
-        waited(this);
-        if (socket === undefined || !close(this, socket)) {
-          return destroy.apply(this, args);
-        }
-        const name = this.resetAndClosing ? "reset" : "close";
-        const otherwise = socket.place;
-        const call = { name, socket, isSending: true, otherwise };
-        const begun = recorder.begin(call, watched);
-        recorder.gate?.passSync(begun);
-        const result = destroy.apply(this, args);
-        recorder.end(begun, () => ({}));
-        return result;
-      });
-  }
+  });
+  around(prototype, "_read", (self) => sockets.wait(self, "read"));
+}
 
-  /** `listen`, the connections that it brings, and `close`. */
-  watchServer(prototype: Any): void {
-    const recorder = this.#recorder;
-    const opening = this.#opening;
-    const [wait, waited] = [this.#wait, this.#waited];
-    const opened = (socket: Any, begun: Begun) => this.#opened(socket, begun);
-    replace(prototype, "listen", (listen) =>
-      function watched(...args) {
-        const call = { name: "socket, bind, listen", target: targetOf(args) };
-        const begun = recorder.begin(call, watched);
-        recorder.gate?.passSync(begun);
-        opening.set(this, begun);
-        return listen.apply(this, args);
-      });
-    replace(prototype, "emit", (emit) =>
-      function (event, ...args) {
-        const begun = opening.get(this);
-        if (event === "listening" && begun) {
-          opening.delete(this);
-          recorder.end(begun, () => {
-            const { address, port } = Object(this.address());
-            const own = nodeAddress(address ?? this.address(), port);
-            const { place } = begun;
-            return { target: own, opened: recorder.open(this, { own, place }) };
-          });
-          wait(this, "accept");
-        } else if (event === "connection" && recorder.info(this)) {
-          const begun = waited(this) ??
-            byEventLoop(recorder.info(this)!, "accept");
-          recorder.end(begun, () => opened(args[0], begun));
-          wait(args[0], "read");
-          wait(this, "accept");
-        } else if (event === "error" && begun) {
-          opening.delete(this);
-          recorder.fail(begun, args[0]);
-        }
-        return emit.call(this, event, ...args);
-      });
-    replace(prototype, "close", (close) =>
-      function watched(...args) {
-        waited(this);
-        const result = close.apply(this, args);
-        const socket = recorder.info(this);
-        if (socket && recorder.close(this)) {
-          const call = { name: "close listener", socket };
-          recorder.end(recorder.begin(call, watched), () => ({}));
-        }
-        return result;
-      });
-  }
-
-  /** `bind`, which comes by itself with the first `send`, and the datagrams. */
-  watchDatagrams(prototype: Any): void {
-    const recorder = this.#recorder;
-    const opening = this.#opening;
-    for (const key of ["bind", "send"]) {
-      replace(prototype, key, (original) =>
-        function watched(...args) {
-          if (!recorder.info(this) && !opening.has(this)) {
-            const begun = recorder.begin({ name: "socket, bind" }, watched);
-            opening.set(this, begun);
-          }
-          if (key === "bind") return original.apply(this, args);
-          const send = sendOf(args);
-          const offered = recorder.quote(send.data);
-          const socket = recorder.info(this);
-          const call = { name: "sendto", target: send.target, socket };
-          const begun = recorder.begin({ ...call, isSending: true }, watched);
-          recorder.gate?.passSync(begun);
-          const last = args.at(-1);
-          const bytes = send.data.length;
-          const opened = () => recorder.info(this);
-          if (typeof last !== "function") {
-            // If it fails, this is an event, and not told here.
-            recorder.end(begun, () => ({ result: ` ${offered}`, bytes }));
-          } else {
-            args[args.length - 1] = function (this: Any, ...of: Any[]) {
-              begun.socket = opened();
-              if (of[0]) recorder.fail(begun, of[0]);
-              else {
-                const result = ` ${bytes} of ${offered}`;
-                recorder.end(begun, () => ({ result, bytes }));
-              }
-              return last.apply(this, of);
-            };
-          }
-          return original.apply(this, args);
-        });
+/** `_writeGeneric`, `_final` and `_destroy`: what all others come to. */
+function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
+  const { recorder } = sockets;
+  /** Where the program wrote before there was a connection. */
+  const wroteAt = new WeakMap<object, Place>();
+  around(prototype, "_writeGeneric", (self, args, above) => {
+    const [isList, data, encoding, done] = args;
+    const socket = sockets.info(self);
+    if (self.connecting || socket === undefined) {
+      // It comes here again when it is connected, and then it is told.
+      const place = recorder.place(undefined, above);
+      if (place.file !== "") wroteAt.set(self, place);
+      return;
     }
-    replace(prototype, "emit", (emit) =>
-      function (event, ...args) {
-        const begun = opening.get(this);
-        const socket = recorder.info(this);
-        if (event === "listening" && begun) {
-          opening.delete(this);
-          recorder.end(begun, () => {
-            const { address, port } = this.address();
-            const own = nodeAddress(address, port);
-            const { place } = begun;
-            return { target: own, opened: recorder.open(this, { own, place }) };
-          });
-        } else if (event === "error" && begun) {
-          opening.delete(this);
-          recorder.fail(begun, args[0]);
-        } else if (event === "message" && socket) {
-          const [data, from] = args;
-          recorder.end(byEventLoop(socket, "recvfrom"), () => ({
-            target: nodeAddress(from.address, from.port),
-            result: ` ${recorder.quote(data)}`,
-            bytes: data.length,
-          }));
-        }
-        return emit.call(this, event, ...args);
-      });
-    replace(prototype, "close", (close) =>
-      function watched(...args) {
-        const result = close.apply(this, args);
-        const socket = recorder.info(this);
-        if (socket && recorder.close(this)) {
-          const call = { name: "close", socket };
-          recorder.end(recorder.begin(call, watched), () => ({}));
-        }
-        return result;
-      });
-  }
+    const otherwise = wroteAt.get(self) ?? socket.place;
+    wroteAt.delete(self);
+    const call = { name: "write", socket, isSending: true, otherwise };
+    const begun = sockets.begin(call, above);
+    const chunks = bytesOf(isList ? data : [{ chunk: data, encoding }]);
+    const bytes = chunks.length;
+    const result = ` ${bytes} of ${recorder.quote(chunks)}`;
+    recorder.wait(begun);
+    args[3] = sockets.calling(begun, done, () => ({ result, bytes }));
+  });
+  around(prototype, "_final", (self, args, above) => {
+    const socket = sockets.info(self);
+    if (self.connecting || socket === undefined) return;
+    const name = "closeWrite";
+    const call = { name, socket, isSending: true, otherwise: socket.place };
+    const begun = sockets.begin(call, above);
+    args[0] = sockets.calling(begun, args[0], () => ({}));
+  });
+  around(prototype, "_destroy", (self, _args, above) => {
+    const socket = sockets.info(self);
+    if (socket === undefined || !sockets.close(self)) return;
+    const name = self.resetAndClosing ? "reset" : "close";
+    const call = { name, socket, isSending: true, otherwise: socket.place };
+    recorder.end(sockets.begin(call, above), () => ({}));
+  });
+}
 
-  /** The requests of a server, whose bytes its parser takes from the kernel. */
-  watchHttp(channels: Any): void {
-    const recorder = this.#recorder;
-    const requests = new WeakMap<object, Begun>();
-    channels.subscribe("http.server.request.start", (event: Any) => {
-      const { request, socket } = event;
-      const info = this.#infoOf(socket);
-      this.#waited(socket); // It reads requests, and does not wait for bytes.
-      const name = request.method;
-      const target = request.url;
-      const begun = { ...byEventLoop(info, name), target };
-      requests.set(request, begun);
-      recorder.wait(begun);
+/** `listen`, the connections that it brings, and `close`. */
+function watchNodeServer(sockets: NodeSockets, prototype: Any): void {
+  const { recorder } = sockets;
+  around(prototype, "listen", (self, args, above) => {
+    const call = { name: "socket, bind, listen", target: targetOf(args) };
+    sockets.opens(self, call, above);
+  });
+  around(prototype, "emit", (self, [event, about]) => {
+    if (event === "error") sockets.failed(self, about);
+    if (event === "listening") {
+      sockets.bound(self);
+      sockets.wait(self, "accept");
+    }
+    const listener = event === "connection" && recorder.info(self);
+    if (listener) {
+      const begun = sockets.waited(self) ?? byEventLoop(listener, "accept");
+      recorder.end(begun, () => sockets.connected(about, begun));
+      sockets.wait(about, "read");
+      sockets.wait(self, "accept");
+    }
+  });
+  watchNodeClose(sockets, prototype, "close listener");
+}
+
+/** `close` of what is not a connection. */
+function watchNodeClose(
+  sockets: NodeSockets,
+  prototype: Any,
+  name: string,
+): void {
+  around(prototype, "close", (self, _args, above) => {
+    const socket = sockets.recorder.info(self);
+    if (!sockets.close(self)) return;
+    const begun = sockets.begin({ name, socket }, above);
+    sockets.recorder.end(begun, () => ({}));
+  });
+}
+
+/** `bind`, which comes by itself with the first `send`, and the datagrams. */
+function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
+  const { recorder } = sockets;
+  const bind = (self: Any, above: unknown) => {
+    if (recorder.info(self) || sockets.opening(self)) return;
+    sockets.opens(self, { name: "socket, bind" }, above);
+  };
+  around(prototype, "bind", (self, _args, above) => bind(self, above));
+  around(prototype, "send", (self, args, above) => {
+    bind(self, above);
+    const { data, target } = sendOf(args);
+    const bytes = data.length;
+    const offered = recorder.quote(data);
+    const socket = recorder.info(self);
+    const call = { name: "sendto", target, socket, isSending: true };
+    const begun = sockets.begin(call, above);
+    const done = args.at(-1);
+    if (typeof done !== "function") {
+      // If it fails, that is an event.
+      return recorder.end(begun, () => ({ result: ` ${offered}`, bytes }));
+    }
+    args[args.length - 1] = sockets.calling(begun, done, () => {
+      begun.socket = recorder.info(self); // It may have been bound meanwhile.
+      return { result: ` ${bytes} of ${offered}`, bytes };
     });
-    channels.subscribe("http.server.response.finish", (event: Any) => {
-      const { request, response, socket } = event;
-      const begun = requests.get(request);
-      const result = `: ${response.statusCode}`;
-      if (begun) recorder.end(begun, () => ({ result }));
-      this.#wait(socket, "read");
-    });
-  }
+  });
+  around(prototype, "emit", (self, [event, about, from]) => {
+    if (event === "listening") sockets.bound(self);
+    if (event === "error") sockets.failed(self, about);
+    const socket = event === "message" && recorder.info(self);
+    if (socket) {
+      recorder.end(byEventLoop(socket, "recvfrom"), () => ({
+        target: nodeAddress(from.address, from.port),
+        result: ` ${recorder.quote(about)}`,
+        bytes: about.length,
+      }));
+    }
+  });
+  watchNodeClose(sockets, prototype, "close");
+}
+
+/** The requests of a server, whose bytes its parser takes from the kernel. */
+function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
+  const { recorder } = sockets;
+  const requests = new WeakMap<object, Begun>();
+  channels.subscribe("http.server.request.start", (event: Any) => {
+    const { request, socket } = event;
+    sockets.waited(socket); // It reads requests, and does not wait for bytes.
+    const info = sockets.info(socket);
+    const target = request.url;
+    const begun = { ...byEventLoop(info, request.method), target };
+    requests.set(request, begun);
+    recorder.wait(begun);
+  });
+  channels.subscribe("http.server.response.finish", (event: Any) => {
+    const { request, response, socket } = event;
+    const begun = requests.get(request);
+    const result = `: ${response.statusCode}`;
+    if (begun) recorder.end(begun, () => ({ result }));
+    sockets.wait(socket, "read");
+  });
+}
+
+/** The addresses of both ends of a connection. */
+function addressesOf(socket: Any): { own: string; peer: string } {
+  const { localAddress, localPort, remoteAddress, remotePort } = socket;
+  return {
+    own: nodeAddress(localAddress, localPort),
+    peer: nodeAddress(remoteAddress, remotePort),
+  };
 }
 
 /** What `connect` or `listen` was given: options, a port and a host, or a path. */

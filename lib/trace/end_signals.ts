@@ -1,9 +1,10 @@
 /**
  * Something to do when a signal ends the program, or is told to it.
- * This module imports nothing.
  *
  * @module
  */
+
+import { replace } from "./replace.ts";
 
 const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
@@ -35,7 +36,7 @@ export function onEndSignals(tell: () => void): EndSignals {
     tell();
   };
 
-  Deno.addSignalListener = (signal, listener) => {
+  const add = (signal: Deno.Signal, listener: () => void) => {
     if (!(signal in SIGNALS) || typeof listener !== "function") {
       return addSignalListener(signal, listener);
     }
@@ -47,11 +48,13 @@ export function onEndSignals(tell: () => void): EndSignals {
     addSignalListener(signal, told); // It may throw.
     listeners.set(signal, known.set(listener, told));
   };
-  Deno.removeSignalListener = (signal, listener) => {
+  const remove = (signal: Deno.Signal, listener: () => void) => {
     const told = listeners.get(signal)?.get(listener) ?? listener;
     removeSignalListener(signal, told);
     listeners.get(signal)?.delete(listener);
   };
+  replace(Deno, "addSignalListener", () => add);
+  replace(Deno, "removeSignalListener", () => remove);
 
   const hasListener = (signal: string) => !!listeners.get(signal)?.size;
   // Under `deno test` a listener is a leak of the test that was running.

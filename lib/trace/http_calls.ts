@@ -33,7 +33,9 @@ function watchServe(recorder: Recorder): void {
       const i = args.findIndex((it) => typeof it === "function");
       if (i !== -1) args[i] = handlers.watch(args[i]);
       else if (typeof args[0]?.handler === "function") {
-        args[0] = { ...args[0], handler: handlers.watch(args[0].handler) };
+        // It may inherit its other options.
+        const value = handlers.watch(args[0].handler);
+        args[0] = Object.create(args[0], { handler: { value } });
       }
       let server: Deno.HttpServer<Deno.Addr>;
       try {
@@ -67,31 +69,30 @@ class Handlers {
   watch(handler: Any): Any {
     const recorder = this.#recorder;
     const connOf = (address: Any) => this.#connOf(address);
-    const owner = { handler };
-    replace(owner, "handler", () =>
-      function (request, info) {
-        const socket = connOf(info.remoteAddr);
-        const { pathname, search } = new URL(request.url);
-        const target = `${pathname}${search}`;
-        const begun = { ...byEventLoop(socket, request.method), target };
-        recorder.wait(begun);
-        const answered = (response: Any) => {
-          recorder.end(begun, () => ({ result: `: ${response.status}` }));
-          return response;
-        };
-        const failed = (error: unknown) => {
-          recorder.fail(begun, error); // The server will answer 500.
-          throw error;
-        };
-        try {
-          const result = handler.call(this, request, info);
-          if (result instanceof Promise) return result.then(answered, failed);
-          return answered(result);
-        } catch (error) {
-          return failed(error);
-        }
-      });
-    return owner.handler;
+    // Deno gives no arguments to a handler that takes none; this one needs them.
+    const given = handler.length === 0 ? 0 : 2;
+    return function (this: unknown, request: Request, info: Any) {
+      const socket = connOf(info.remoteAddr);
+      const { pathname, search } = new URL(request.url);
+      const target = `${pathname}${search}`;
+      const begun = { ...byEventLoop(socket, request.method), target };
+      recorder.wait(begun);
+      const answered = (response: Any) => {
+        recorder.end(begun, () => ({ result: `: ${response.status}` }));
+        return response;
+      };
+      const failed = (error: unknown) => {
+        recorder.fail(begun, error); // The server will answer 500.
+        throw error;
+      };
+      try {
+        const result = handler.apply(this, [request, info].slice(0, given));
+        if (result instanceof Promise) return result.then(answered, failed);
+        return answered(result);
+      } catch (error) {
+        return failed(error);
+      }
+    };
   }
 
   /** The connection that a request came on, which is told with its first one. */

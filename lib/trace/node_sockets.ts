@@ -19,7 +19,10 @@ import {
 } from "./recorder.ts";
 import { type Any, replace } from "./replace.ts";
 
-/** Watches them from now on. */
+/**
+ * Watches them from now on. Events come in the same order as before. But what ends
+ * in the same turn of the event loop may end in two turns, with microtasks between.
+ */
 export function watchNodeSockets(recorder: Recorder): void {
   const { process } = globalThis as Any;
   const sockets = new NodeSockets(recorder);
@@ -253,10 +256,12 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
     const begun = sockets.begin(call, above);
     args[0] = sockets.calling(begun, args[0], () => ({}));
   });
+  const reset = new WeakSet<object>();
+  around(prototype, "resetAndDestroy", (self) => reset.add(self));
   around(prototype, "_destroy", (self, _args, above) => {
     const socket = sockets.info(self);
     if (socket === undefined || !sockets.close(self)) return;
-    const name = self.resetAndClosing ? "reset" : "close";
+    const name = reset.has(self) ? "reset" : "close";
     const call = { name, socket, isSending: true, otherwise: socket.place };
     recorder.end(sockets.begin(call, above), () => ({}));
   });
@@ -303,6 +308,8 @@ function watchNodeClose(
 /** `bind`, which comes by itself with the first `send`, and the datagrams. */
 function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
   const { recorder } = sockets;
+  /** Where the program sent before the socket was bound. */
+  const sentAt = new WeakMap<object, Place>();
   const bind = (self: Any, above: unknown) => {
     if (recorder.info(self) || sockets.opening(self)) return;
     sockets.opens(self, { name: "socket, bind" }, above);
@@ -310,21 +317,30 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
   around(prototype, "bind", (self, _args, above) => bind(self, above));
   around(prototype, "send", (self, args, above) => {
     bind(self, above);
+    const socket = recorder.info(self);
+    if (socket === undefined) {
+      // It comes here again when it is bound, and then it is told.
+      const place = recorder.place(undefined, above);
+      if (place.file !== "") sentAt.set(self, place);
+      return;
+    }
+    const otherwise = sentAt.get(self) ?? socket.place;
+    sentAt.delete(self);
     const { data, target } = sendOf(args);
     const bytes = data.length;
     const offered = recorder.quote(data);
-    const socket = recorder.info(self);
-    const call = { name: "sendto", target, socket, isSending: true };
+    const call = { name: "sendto", target, socket, isSending: true, otherwise };
     const begun = sockets.begin(call, above);
     const done = args.at(-1);
     if (typeof done !== "function") {
       // If it fails, that is an event.
       return recorder.end(begun, () => ({ result: ` ${offered}`, bytes }));
     }
-    args[args.length - 1] = sockets.calling(begun, done, () => {
-      begun.socket = recorder.info(self); // It may have been bound meanwhile.
-      return { result: ` ${bytes} of ${offered}`, bytes };
-    });
+    const result = ` ${bytes} of ${offered}`;
+    args[args.length - 1] = sockets.calling(begun, done, () => ({
+      result,
+      bytes,
+    }));
   });
   around(prototype, "emit", (self, [event, about, from]) => {
     if (event === "listening") sockets.bound(self);

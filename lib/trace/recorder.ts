@@ -321,7 +321,8 @@ export class Recorder {
       // Whatever else it is, the call itself accepts or refuses it.
       const { byteLength } = all as Uint8Array;
       const count = `${length ?? byteLength} bytes`;
-      if (!(all instanceof Uint8Array) || byteLength === 0) return count;
+      const isShown = all instanceof Uint8Array && byteLength > 0;
+      if (!isShown || this.#most === 0) return count;
       const data = all.subarray(0, length);
       const quoted = (part: Uint8Array) => quoteBytes(part, this.#most);
       if (data[0] !== 0 || data.length < 4) return `${count} ${quoted(data)}`;

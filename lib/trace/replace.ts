@@ -40,14 +40,14 @@ export function replaceProperty(
   key: string | symbol,
   make: (original: Any) => unknown,
 ): void {
-  const before = Object.getOwnPropertyDescriptor(owner, key);
+  // It may be inherited, and then it is replaced here, and nowhere else.
+  const holder = prototypeWith(owner, key);
+  if (holder === null) return;
+  const before = Object.getOwnPropertyDescriptor(holder, key);
   const { get } = before ?? {};
   if (get === undefined) {
-    if (owner[key] === undefined) return;
     const value = make(owner[key]);
-    // It may be inherited, and then it can be replaced here.
-    const inherited = { writable: true, configurable: true };
-    Reflect.defineProperty(owner, key, { ...before ?? inherited, value });
+    Reflect.defineProperty(owner, key, { ...before, value });
     return;
   }
   let made: { value: unknown } | undefined;
@@ -141,7 +141,7 @@ export function watchSync<T>(
 }
 
 /** The object of a prototype chain that has the property itself. */
-export function prototypeWith(object: object, key: string): Any {
+export function prototypeWith(object: object, key: string | symbol): Any {
   let owner: object | null = object;
   while (owner !== null && !Object.hasOwn(owner, key)) {
     owner = Object.getPrototypeOf(owner);

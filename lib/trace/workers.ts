@@ -15,7 +15,7 @@ import type { Any } from "./replace.ts";
 export function watchWorkers(recorder: Recorder, module: string): void {
   let count = 0;
   globalThis.Worker = class Worker extends globalThis.Worker {
-    constructor(specifier: string | URL, options?: WorkerOptions) {
+    constructor(specifier: string | URL, options: WorkerOptions = {}) {
       const begun = recorder.begin({ name: "Worker" }, new.target);
       const url = String(specifier);
       const mayRead = [module, url].every((it) =>

@@ -1,14 +1,18 @@
 /**
  * The trace as a user loads it: in front of programs that were not written for
- * it. Each program runs with and without, and must do the same.
+ * it, on Deno's own sockets.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runDeno, until } from "../testing.ts";
+import { runDeno, until, withoutTimes } from "../testing.ts";
+import {
+  FLAGS,
+  type Program,
+  programFolder,
+  testPrograms,
+  TRACE,
+} from "./programs.ts";
 
-const TRACE = new URL("../../lib/trace/trace.ts", import.meta.url).pathname;
-
-/** Programs in the words of other people. Each prints what it found. */
-const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
+const PROGRAMS: Record<string, Program> = {
   "a for await server": {
     script: `
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -283,6 +287,7 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
     trace: [/^(program\.ts\(4\):listen .+\n){4}$/],
   },
   "connections that are closed when they are collected": {
+    flags: ["--v8-flags=--expose-gc"],
     script: `
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
       const use = async () => {
@@ -437,44 +442,15 @@ const PROGRAMS: Record<string, { script: string; trace: RegExp[] }> = {
   },
 };
 
-const runProgram = (file: string, flags: string[]) =>
-  runDeno(
-    ["run", ...flags, "--no-check", "--unstable-net", "--allow-net"]
-      .concat("--v8-flags=--expose-gc", file),
-  );
-
-/** The lines of a trace without when each was, and how long it took. */
-const withoutTimes = (trace: string) =>
-  trace.replaceAll(/^\d+\.\d{3} /gm, "").replaceAll(/ after [\d.]+ m?s$/gm, "");
-
-for (const [name, { script, trace }] of Object.entries(PROGRAMS)) {
-  Deno.test(`trace shows ${name}, and changes nothing`, async () => {
-    const folder = await Deno.makeTempDir();
-    const file = `${folder}/program.ts`;
-    await Deno.writeTextFile(file, script);
-    const [plain, traced] = await Promise.all([
-      runProgram(file, []),
-      runProgram(file, [`--preload=${TRACE}`]),
-    ]);
-    await Deno.remove(folder, { recursive: true });
-    assertEquals([traced.code, traced.stdout], [plain.code, plain.stdout]);
-    assert(plain.stdout !== "");
-    const told = withoutTimes(traced.stderr);
-    for (const line of trace) assertMatch(told, line);
-    // The rest is what the program itself said.
-    const rest = traced.stderr.replaceAll(
-      /^\d+\.\d{3} program\.ts\(.*\n/gm,
-      "",
-    );
-    assertEquals(rest.split("\n")[0], plain.stderr.split("\n")[0]);
-  });
-}
+testPrograms(PROGRAMS);
 
 Deno.test("trace shows a program whose name is not easy", async () => {
   const folder = await Deno.makeTempDir({ prefix: "a (b) " });
   const file = `${folder}/100% (1) %20 课.ts`;
   await Deno.writeTextFile(file, "Deno.listen({ port: 0 }).close();");
-  const { code, stderr } = await runProgram(file, [`--preload=${TRACE}`]);
+  const { code, stderr } = await runDeno(
+    ["run", `--preload=${TRACE}`, ...FLAGS, file],
+  );
   await Deno.remove(folder, { recursive: true });
   assertEquals(code, 0, stderr);
   assertMatch(
@@ -484,9 +460,7 @@ Deno.test("trace shows a program whose name is not easy", async () => {
 });
 
 Deno.test("trace is in order with what the program prints, and is whole when it is killed", async () => {
-  const folder = await Deno.makeTempDir();
-  await Deno.writeTextFile(
-    `${folder}/program.ts`,
+  await using program = await programFolder(
     `const print = (text) => Deno.stdout.writeSync(new TextEncoder().encode(text));
     for (let i = 0; i < 200; i++) {
       print("open " + i + "\\n");
@@ -498,7 +472,8 @@ Deno.test("trace is in order with what the program prints, and is whole when it 
     while (true);`,
   );
   const command = [Deno.execPath(), "run", `--preload=${TRACE}`, "--no-check"]
-    .concat("--allow-net", `${folder}/program.ts`);
+    .concat("--allow-net", program.file);
+  const { folder } = program;
   const log = await Deno.open(`${folder}/log`, { create: true, write: true });
   log.close();
   await using child = new Deno.Command("sh", {
@@ -522,20 +497,17 @@ Deno.test("trace is in order with what the program prints, and is whole when it 
     assertMatch(listen, /^socket, bind, listen /);
   }
   assertEquals(words.length, 801);
-  await Deno.remove(folder, { recursive: true });
 });
 
 Deno.test("trace that nobody reads lets a program wait, and loses nothing", async () => {
-  const folder = await Deno.makeTempDir();
-  await Deno.writeTextFile(
-    `${folder}/program.ts`,
+  await using program = await programFolder(
     `const listen = () => Deno.listen({ hostname: "127.0.0.1", port: 0 });
     for (let i = 0; i < 3000; i++) listen().close();
     console.log("done");`,
   );
   const command = new Deno.Command(Deno.execPath(), {
     args: ["run", `--preload=${TRACE}`, "--no-check", "--allow-net"]
-      .concat(`${folder}/program.ts`),
+      .concat(program.file),
     stdout: "piped",
     stderr: "piped",
   });
@@ -561,5 +533,4 @@ Deno.test("trace that nobody reads lets a program wait, and loses nothing", asyn
   for (let more; (more = await reader.read()).value;) trace += more.value;
   assertEquals(await done, "done\n");
   assertEquals(withoutTimes(trace).match(/close listener\n/g)?.length, 3000);
-  await Deno.remove(folder, { recursive: true });
 });

@@ -1,0 +1,23 @@
+/**
+ * A certificate of 127.0.0.1 and localhost, which trusts itself until 2126. It is
+ * only for tests: everybody knows its key.
+ *
+ * @module
+ */
+
+export const cert = `-----BEGIN CERTIFICATE-----
+MIIBZDCCAQqgAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyNjAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
+CWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABIXDTKiBDhAcRnmy
+ZN1onqIpC5HSqZxF43x6/ukDJ9/VmmpZLVG+4ApYHbrCjTNyNXq8etD9pYCwejha
+05RkuKujSzBJMBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcEfwAAATAMBgNVHRMBAf8E
+AjAAMB0GA1UdDgQWBBSfMGKigy4OU/G+rXuYErQHis7JYDAKBggqhkjOPQQDAgNI
+ADBFAiAZLPQbkTpoJIo/w+jSbJgZTzoyNDl7Lo9zfrOV9mKb1wIhAIpT9emkeNpZ
+fpGtXBcXqwQTHAalgFi9e47bn5TCFL+G
+-----END CERTIFICATE-----`;
+
+export const key = `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgcEM9JxsP/s84rCJe
+tqOY+GMSbEjPcRCAKXssO7tB//uhRANCAASFw0yogQ4QHEZ5smTdaJ6iKQuR0qmc
+ReN8ev7pAyff1ZpqWS1RvuAKWB26wo0zcjV6vHrQ/aWAsHo4WtOUZLir
+-----END PRIVATE KEY-----`;

@@ -56,6 +56,19 @@ const CALLS = [
 /** No program runs longer than this, in milliseconds. */
 const LIMIT = 60_000;
 
+/** Starts a program with the trace, and ends it by SIGKILL if nothing else does. */
+function startProgram(file: string, flags: string[] = []) {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", `--preload=${TRACE}`, ...FLAGS, ...flags, file],
+    env: { NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const limit = setTimeout(() => child.kill("SIGKILL"), LIMIT);
+  child.status.then(() => clearTimeout(limit));
+  return child;
+}
+
 /**
  * Runs a program, and sends a signal when the trace has told that the last of its
  * calls waits: so all others have been told too.
@@ -66,13 +79,7 @@ async function signalled(
   flags: string[] = [],
 ) {
   await using program = await programFolder(script);
-  await using child = new Deno.Command(Deno.execPath(), {
-    args: ["run", `--preload=${TRACE}`, ...FLAGS, ...flags, program.file],
-    env: { NO_COLOR: "1" },
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const limit = setTimeout(() => child.kill("SIGKILL"), LIMIT);
+  await using child = startProgram(program.file, flags);
   const out = child.stdout.text();
   let stderr = "";
   let isSent = false;
@@ -82,7 +89,6 @@ async function signalled(
     isSent = true;
     child.kill(signal);
   }
-  clearTimeout(limit);
   const { code, signal: by } = await child.status;
   return { end: [code, by], stdout: await out, stderr };
 }
@@ -192,13 +198,13 @@ Deno.test("trace leaves a signal to the listeners of the program, and tells befo
     const { end, stdout, stderr } = await signalled(
       `${WAITING}
       const one = (...args) => console.error("one", args.length);
-      const two = () => { console.error("two"); Deno.exit(5); };
+      const two = () => { console.error("two"); setTimeout(() => Deno.exit(5), 0); };
       ${lines}`,
       "SIGINT",
     );
     assertEquals([end, stdout], [[5, null], "unload\n"], stderr);
     assertAllTold(stderr);
-    assertEquals(stderr.split("\n").slice(-3), [`one ${count}`, "two", ""]);
+    assertMatch(stderr, RegExp(`: waiting for \\S+ s\none ${count}\ntwo\n$`));
   }));
 });
 
@@ -237,6 +243,25 @@ Deno.test("trace does not tell a call whose socket was closed", async () => {
   );
   assertEquals(end, [130, null], stderr);
   assertEquals(new Set(waitingCalls(stderr)), new Set([CALLS.at(-1)]));
+});
+
+Deno.test("trace lets a signal end a program that does not return to its event loop", async () => {
+  await using program = await programFolder(`
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const accepting = listener.accept().catch(() => {});
+    const later = () => new Promise((resolve) => setTimeout(resolve, 300));
+    await later(); // The trace has seen that a call waits,
+    listener.close();
+    await accepting;
+    await later(); // and that none waits any more.
+    Deno.stdout.writeSync(new Uint8Array(1));
+    while (true);`);
+  await using child = startProgram(program.file);
+  const trace = child.stderr.text();
+  for await (const _ of child.stdout) child.kill("SIGINT");
+  const { code, signal } = await child.status;
+  assertEquals([code, signal], [130, "SIGINT"]);
+  assertEquals(waitingCalls(await trace), []);
 });
 
 Deno.test("trace keeps no program alive", async () => {

@@ -1,0 +1,349 @@
+/** Programs that somebody goes through step by step, on a pseudo-terminal. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  descendants,
+  hasProgram,
+  isRunning,
+  kernelRow,
+  LessonProcess,
+  onTerminal,
+  run,
+  until,
+} from "../testing.ts";
+import { programFolder } from "./programs.ts";
+
+const STEP = new URL("../../lib/trace/step.ts", import.meta.url).pathname;
+const QUESTION = "r: run on ";
+const ENTER = "\r";
+const CTRL_C = "\x03";
+const CTRL_D = "\x04";
+const ignore = !await hasProgram("script");
+
+/** What is on the screen, and a keyboard. */
+class Terminal implements AsyncDisposable {
+  readonly process: LessonProcess;
+  #questions = 0;
+
+  constructor(path: string, args: string[], flags: string[]) {
+    this.process = new LessonProcess(path, args, {
+      flags,
+      env: { NO_COLOR: "1" },
+      wrapper: onTerminal,
+    });
+  }
+
+  /** Waits for the next question, and returns all that is on the screen. */
+  async asked(): Promise<string> {
+    this.#questions++;
+    const part = `(?:(?!${QUESTION})[^])*${QUESTION}`; // It looks at no place twice.
+    const pattern = RegExp(`^(?:${part}){${this.#questions}}$`);
+    const text = await this.process.stdoutHas(pattern);
+    return text.replaceAll("\r\n", "\n");
+  }
+
+  /** What stands between the last two questions. */
+  async block(): Promise<string> {
+    return (await this.asked()).split(QUESTION).at(-2)!.trimStart();
+  }
+
+  type(keys: string): Promise<void> {
+    return this.process.type(keys);
+  }
+
+  async [Symbol.asyncDispose]() {
+    await this.process[Symbol.asyncDispose]();
+  }
+}
+
+/** Starts a program step by step. */
+async function stepProgram(script: string, flags = ["--allow-run=cat"]) {
+  const folder = await programFolder(script);
+  const all = [`--preload=${STEP}`, "--no-check", "--unstable-net"]
+    .concat("--allow-net", flags);
+  const terminal = new Terminal(folder.file, [], all);
+  return {
+    terminal,
+    async [Symbol.asyncDispose]() {
+      await terminal[Symbol.asyncDispose]();
+      await folder[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const PAIR = `const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+const { port } = listener.addr;
+const serving = (async () => {
+  using conn = await listener.accept();
+  await conn.read(new Uint8Array(8));
+})();
+const conn = await Deno.connect({ port });
+await conn.write(new Uint8Array([104, 105]));
+await serving;
+conn.close();
+listener.close();
+console.log("done");`;
+
+Deno.test({
+  name: "step shows each call, its source, and what the kernel knows",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(PAIR);
+    const { terminal } = stepped;
+    assertEquals(
+      await terminal.block(),
+      "Each call waits for you, but timers do not: deadlines go on.\n" +
+        "> program.ts(1): socket, bind, listen 127.0.0.1:0\n" +
+        '      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });\n' +
+        "Enter: let it happen, ",
+    );
+    await terminal.type(ENTER);
+    const both = await terminal.block();
+    // One would wait, so Enter lets the other one happen.
+    assertMatch(both, /^ {2}program\.ts\(4\): #1 accept \(would wait\)\n/m);
+    assertMatch(both, /^> program\.ts\(7\): socket, connect 127\.0\.0\.1:/m);
+    await terminal.type(ENTER);
+    const queued = await terminal.block();
+    assertMatch(queued, /^ {2}#1 127\.0\.0\.1:\d+ LISTEN, 1 in its queue$/m);
+    assertMatch(queued, /^> program\.ts\(4\): #1 accept\n/m);
+    // Another one than that: by the number of its socket.
+    await terminal.type(`2${ENTER}`);
+    const written = await terminal.block();
+    assertMatch(written, /^\S+ program\.ts\(8\): #2 write 2 of 2 bytes "hi"/m);
+    await terminal.type(ENTER);
+    const [, own, other] = (await terminal.block())
+      .match(/#3 accept 127\.0\.0\.1:(\d+) at 127\.0\.0\.1:(\d+)/)!;
+    const row = kernelRow(Number(other), Number(own))!;
+    assertEquals(row.state, "ESTABLISHED");
+    await terminal.type(ENTER);
+    const closing = await terminal.block();
+    assertMatch(closing, /^\S+ program\.ts\(5\): #3 read 2 bytes "hi"/m);
+    assertMatch(closing, /^> program\.ts\(5\): #3 close\n/m);
+    await terminal.type(`r${ENTER}`);
+    const { code, stdout } = await terminal.process.result();
+    assertEquals(code, 0);
+    assert(stdout.endsWith("done\r\n"), stdout);
+  },
+});
+
+Deno.test({
+  name: "step goes through 02's demo by Enter alone",
+  ignore,
+  async fn() {
+    const flags = ["--allow-net", "--allow-run=deno,cat"];
+    await using terminal = new Terminal("02_tcp_echo.ts", ["--step"], flags);
+    while (true) {
+      try {
+        await terminal.asked();
+      } catch {
+        break; // It has ended.
+      }
+      await terminal.type(ENTER);
+    }
+    const { code, stdout } = await terminal.process.result();
+    assertEquals(code, 0, stdout);
+    const lines = stdout.split("\r\n");
+    for (const line of lines) assert(line.length <= 80, line);
+    const inOrder = [
+      /^socket, connect +ESTABLISHED \|-+>\| ESTABLISHED$/,
+      /server #1 \S+ LISTEN, 1 in its queue$/,
+      /^ +ESTABLISHED \| +\| ESTABLISHED accept$/,
+      /^write 6 bytes +ESTABLISHED \|-+>\| ESTABLISHED$/,
+      /server #2 \S+ ESTABLISHED, 6 bytes to read$/,
+      /^> server .*:server #2 read$/,
+      /^ +ESTABLISHED \| +\| ESTABLISHED read 6 bytes$/,
+      /^from server hello$/,
+      /^close +FIN-WAIT-\d \|-+>\| CLOSE-WAIT$/,
+      /client #1 \S+ FIN-WAIT-2 \(closed\)$/,
+      /server #2 \S+ CLOSE-WAIT/,
+      /^ +TIME-WAIT \|<-+\| gone +close$/,
+      /client #1 \S+ TIME-WAIT \(closed\)$/,
+      /^from server goes on$/,
+      /^ +TIME-WAIT \|<-+\| gone +close$/,
+      /^server closed$/,
+    ];
+    let from = 0;
+    for (const pattern of inOrder) {
+      const at = lines.findIndex((line, i) => i >= from && pattern.test(line));
+      assert(at !== -1, `${pattern} after line ${from} of ${stdout}`);
+      from = at + 1;
+    }
+  },
+});
+
+Deno.test({
+  name: "step ends by Ctrl+C, runs on by Ctrl+D, and keeps a listener's word",
+  ignore,
+  async fn() {
+    const listening =
+      'Deno.addSignalListener("SIGINT", () => { console.log("mine"); Deno.exit(7); });\n' +
+      "setInterval(() => {}, 1000);\n" + PAIR;
+    for (
+      const [script, enters, key, expected, text] of [
+        [PAIR, 0, CTRL_C, 130, ""], // It stands still in listen.
+        [PAIR, 1, CTRL_C, 130, ""], // It waits in accept and connect.
+        [listening, 0, CTRL_C, 7, "mine"],
+        [listening, 1, CTRL_C, 7, "mine"],
+        [PAIR, 1, CTRL_D, 0, "done"],
+      ] as const
+    ) {
+      await using stepped = await stepProgram(script);
+      const { terminal } = stepped;
+      for (let i = 0; i < enters; i++) {
+        await terminal.asked();
+        await terminal.type(ENTER);
+      }
+      await terminal.asked();
+      await terminal.type(key);
+      const { code, stdout } = await terminal.process.result();
+      assertEquals(code, expected, stdout);
+      assert(stdout.includes(text), stdout);
+    }
+  },
+});
+
+Deno.test({
+  name: "step leaves standard input to a program that reads it",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(
+      `const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      console.log("what?");
+      const buffer = new Uint8Array(64);
+      const count = await Deno.stdin.read(buffer);
+      console.log("got " + new TextDecoder().decode(buffer.subarray(0, count)).trim());
+      listener.close();
+      for await (const chunk of Deno.stdin.readable) { console.log(chunk.length + " more"); break; }`,
+    );
+    const { terminal } = stepped;
+    await terminal.asked();
+    await terminal.type(ENTER);
+    await terminal.process.stdoutHas("what?");
+    await terminal.type(`a line${ENTER}`);
+    const text = await terminal.asked();
+    assertMatch(text, /^got a line$/m);
+    assertMatch(text, /> program\.ts\(6\): #1 close listener\n/);
+    await terminal.type(ENTER);
+    await terminal.process.stdoutHas("#1 close listener\r\n");
+    await terminal.type(`xyz${ENTER}`);
+    const { code, stdout } = await terminal.process.result();
+    assertEquals(code, 0);
+    assertMatch(stdout, /^4 more\r$/m);
+  },
+});
+
+Deno.test({
+  name: "step stops streams, datagrams, and node:net",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(
+      `import net from "node:net";
+      const address = { hostname: "127.0.0.1", port: 0, transport: "udp" };
+      const [one, two] = [Deno.listenDatagram(address), Deno.listenDatagram(address)];
+      await one.send(new Uint8Array(3), two.addr);
+      await two.receive();
+      one.close(); two.close();
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const socket = net.connect(listener.addr.port, "127.0.0.1");
+      const conn = await listener.accept();
+      socket.write("hello");
+      const reader = conn.readable.getReader(); await null;
+      console.log((await reader.read()).value.length);
+      await conn.writable.getWriter().write(new Uint8Array(2));
+      socket.destroy(); conn.close(); listener.close();`,
+    );
+    const { terminal } = stepped;
+    let screen = "";
+    for (;;) {
+      try {
+        screen = await terminal.asked();
+      } catch {
+        break; // It has ended.
+      }
+      await terminal.type(ENTER);
+    }
+    const { code, stdout } = await terminal.process.result();
+    assertEquals(code, 0, stdout);
+    const stops = [
+      ...screen.matchAll(/^> program\.ts\((\d+)\):\w* (?:#\d+ )?(\w+)/gm),
+    ]
+      .map(([, line, call]) => `${line} ${call}`);
+    assertEquals(stops, [
+      ...[
+        "3 socket",
+        "3 socket",
+        "4 sendto",
+        "5 recvfrom",
+        "6 close",
+        "6 close",
+      ],
+      ...[
+        "7 socket",
+        "8 socket",
+        "9 accept",
+        "10 write",
+        "12 read",
+        "13 write",
+      ],
+      ...["14 close", "14 close", "14 close"],
+    ]);
+    assertMatch(screen, /^ {2}#2 \S+, datagrams to receive\n> .*recvfrom$/m);
+  },
+});
+
+Deno.test("step needs a terminal, and says so", async () => {
+  await using program = await programFolder(PAIR);
+  const flags = [`--preload=${STEP}`, "--no-check", "--allow-net"];
+  const stepped = await run(program.file, [], { flags });
+  assertEquals(
+    [stepped.code, stepped.stdout, stepped.stderr],
+    [2, "", "step: standard input and standard error must be a terminal\n"],
+  );
+  const lesson = await run("02_tcp_echo.ts", ["--step"]);
+  assertEquals(
+    [lesson.code, lesson.stdout, lesson.stderr],
+    [
+      2,
+      "",
+      "02_tcp_echo: --step: standard input and standard error must be a terminal\n",
+    ],
+  );
+});
+
+Deno.test({
+  name: "step claims nothing of the kernel where it may not ask it",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(PAIR, ["--deny-run"]);
+    const { terminal } = stepped;
+    for (let i = 0; i < 3; i++) {
+      await terminal.asked();
+      await terminal.type(ENTER);
+    }
+    const screen = await terminal.asked();
+    assertMatch(screen, /^What the kernel knows needs --allow-run=cat\.$/m);
+    for (const word of ["gone", "ESTABLISHED", "LISTEN", "would wait"]) {
+      assert(!screen.includes(word), screen);
+    }
+    await terminal.type(`r${ENTER}`);
+    assertEquals((await terminal.process.result()).code, 0);
+  },
+});
+
+Deno.test({
+  name: "step leaves no process behind when it is killed in the middle",
+  ignore,
+  async fn() {
+    const flags = ["--allow-net", "--allow-run=deno,cat"];
+    const terminal = new Terminal("02_tcp_echo.ts", ["--step"], flags);
+    for (let i = 0; i < 3; i++) {
+      await terminal.asked();
+      await terminal.type(ENTER);
+    }
+    await terminal.asked();
+    const pids = descendants(terminal.process.pid);
+    assert(pids.length >= 2, "there is no server");
+    Deno.kill(pids[0], "SIGKILL");
+    await terminal.process.result();
+    await until(() => !pids.some(isRunning));
+  },
+});

@@ -169,6 +169,8 @@ export class Stepper implements Gate {
   /** Shows what a call has come to. */
   report(side: string, call: SocketCall): void {
     if (call.isOfLib) return; // It plays the network.
+    // While somebody is asked, all of the program waits.
+    if (call.isWaiting && this.#stopped.length > 0) return;
     const { socket: number, own, peer, name } = call;
     const known = this.#shown.find((it) =>
       it.side === side && it.number === number && !it.isClosed

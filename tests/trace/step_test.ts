@@ -36,8 +36,10 @@ class Terminal implements AsyncDisposable {
   async asked(): Promise<string> {
     this.#questions++;
     const part = `(?:(?!${QUESTION})[^])*${QUESTION}`; // It looks at no place twice.
-    const pattern = RegExp(`^(?:${part}){${this.#questions}}$`);
+    // One that another call has interrupted is asked again.
+    const pattern = RegExp(`^(?:${part}){${this.#questions},}$`);
     const text = await this.process.stdoutHas(pattern);
+    this.#questions = text.split(QUESTION).length - 1;
     return text.replaceAll("\r\n", "\n");
   }
 

@@ -113,6 +113,11 @@ export class Mailbox {
     return this.#receive(this.#port)?.message;
   }
 
+  /** Takes all that have come; the first one as `take` does. */
+  *takeAll(wait: number): Generator<Message> {
+    for (let next = this.take(wait); next; next = this.take()) yield next;
+  }
+
   /** Tells the other process a line. */
   send(message: unknown): void {
     this.#port.postMessage(`${JSON.stringify(message)}\n`);

@@ -50,11 +50,7 @@ class RemoteGate implements Gate {
   }
 
   #look(wait: number): void {
-    for (
-      let message = this.#mailbox.take(wait);
-      message !== undefined;
-      message = this.#mailbox.take()
-    ) {
+    for (const message of this.#mailbox.takeAll(wait)) {
       const isEnd = "from" in message && message.from === null;
       if (isEnd || "signal" in message) this.#runOn();
       else if ("from" in message) {

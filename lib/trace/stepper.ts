@@ -204,11 +204,7 @@ export class Stepper implements Gate {
 
   /** Takes messages, and asks what to do if nothing else happens. */
   #look(wait: number): void {
-    for (
-      let message = this.#mailbox.take(wait);
-      message !== undefined;
-      message = this.#mailbox.take()
-    ) this.#handle(message);
+    for (const message of this.#mailbox.takeAll(wait)) this.#handle(message);
     if (this.#stopped.length === 0 || this.#isAsked) return;
     const quiet = this.#isBusy() ? BUSY_QUIET : QUIET;
     if (now() - this.#news >= quiet) this.#ask();

@@ -78,7 +78,9 @@ class Handlers {
       const begun = { ...byEventLoop(socket, request.method), target };
       recorder.wait(begun);
       const answered = (response: Any) => {
-        recorder.end(begun, () => ({ result: `: ${response.status}` }));
+        // What is no response is answered by 500, as Deno itself says.
+        const status = Object(response).status ?? "not a response";
+        recorder.end(begun, () => ({ result: `: ${status}` }));
         return response;
       };
       const failed = (error: unknown) => {
@@ -87,7 +89,9 @@ class Handlers {
       };
       try {
         const result = handler.apply(this, [request, info].slice(0, given));
-        if (result instanceof Promise) return result.then(answered, failed);
+        if (typeof result?.then === "function") {
+          return Promise.resolve(result).then(answered, failed);
+        }
         return answered(result);
       } catch (error) {
         return failed(error);

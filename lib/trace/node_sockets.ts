@@ -19,10 +19,7 @@ import {
 } from "./recorder.ts";
 import { type Any, replace } from "./replace.ts";
 
-/**
- * Watches them from now on. Events come in the same order as before. But what ends
- * in the same turn of the event loop may end in two turns, with microtasks between.
- */
+/** Watches them from now on. */
 export function watchNodeSockets(recorder: Recorder): void {
   const { process } = globalThis as Any;
   const sockets = new NodeSockets(recorder);
@@ -408,7 +405,10 @@ function nodeAddress(hostname: Any, port: Any): string {
 
 /** The bytes of chunks, which may be strings. */
 function bytesOf(chunks: { chunk: Any; encoding: string }[]): Uint8Array {
-  const { Buffer } = globalThis as Any;
+  // Not the global one: it is made when it is asked for, and then microtasks run.
+  const { Buffer } = (globalThis as Any).process.getBuiltinModule(
+    "node:buffer",
+  );
   return Buffer.concat(
     chunks.map(({ chunk, encoding }) =>
       typeof chunk === "string"

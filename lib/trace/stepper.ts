@@ -349,6 +349,7 @@ export class Stepper implements Gate {
         const waits = (udpRowOf(rows, own)?.receiveQueue ?? 0) > 0;
         return `  ${who}${waits ? ", datagrams to receive" : ""}`;
       }
+      if (!/:\d+$/.test(own)) return `  ${who}`; // A Unix socket: it is in no list.
       const here = `  ${who} ${describeRow(row)}${isClosed ? " (closed)" : ""}`;
       const there = rowOf(rows, peer, own);
       const isShown = this.#shown.some((it) => it.own === peer);

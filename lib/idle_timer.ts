@@ -66,7 +66,8 @@ export class IdleTimer implements Disposable {
   }
 
   #look = (): void => {
-    if (this.#timeLeft() > 0) return this.#lookAfter(this.#timeLeft());
+    const left = this.#timeLeft(); // Once: it may be over by a second look.
+    if (left > 0) return this.#lookAfter(left);
     this.#cancelLook = afterReads(() => {
       const left = this.#timeLeft();
       if (left > 0) this.#lookAfter(left);

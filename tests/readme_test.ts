@@ -192,6 +192,18 @@ Deno.test("README shows what one sees step by step", {
   assertEquals((await process.result()).code, 0);
 });
 
+Deno.test("README shows what judge says of lesson 01's server", async () => {
+  const shown = blocks("console").find((it) => it.includes("task judge "))!;
+  const [command, ...expected] = shown.trimEnd().split("\n");
+  await using server = new LessonProcess("01_tcp_hello.ts", [
+    ...["server", "--port=0", "--quiet"],
+  ]);
+  const port = String(await server.port());
+  const words = command.split(" ").slice(2).with(-1, port);
+  const { code, stdout } = await runDeno(words);
+  assertEquals([code, stdout.trimEnd().split("\n")], [1, expected]);
+});
+
 Deno.test("README's deno run commands are those of the headers", async () => {
   const commands = blocks("sh").join("").split("\n")
     .filter((line) => line.startsWith("deno run "));

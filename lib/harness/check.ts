@@ -169,6 +169,7 @@ export class Attempt implements Disposable {
 
   /** Waits, as long as `pause` says by default. */
   async rest(milliseconds: number = this.pause): Promise<void> {
+    if (this.signal.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, milliseconds);
     this.signal.addEventListener("abort", () => resolve());

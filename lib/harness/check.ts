@@ -35,6 +35,8 @@ export interface Check {
   needs?: Check;
   /** How many times the timeout it may take, 1 by default. */
   patience?: number;
+  /** Whether it ends the server, which then need not be there any more. */
+  endsServer?: boolean;
   /** Looks for itself. It throws a {@linkcode CheckFailure} if it is not so. */
   run(attempt: Attempt): Promise<unknown>;
 }

@@ -68,6 +68,7 @@ const goodEnd: Check = {
   name: "SIGTERM ends it in good order",
   lesson: "17",
   needs: lateReader,
+  endsServer: true,
   // The server may wait for its clients for a while before it closes them.
   patience: 3,
   async run(attempt) {

@@ -102,6 +102,7 @@ export async function judge(
     verdict.failed++;
     print(`${inColor("FAIL", red)} ${check.name}`);
     for (const line of details(failure, check)) print(`     ${line}`);
+    if (check.endsServer) continue;
     end = check === first
       ? "without this nothing else can be judged"
       : await endOf(first!, subject);

@@ -20,7 +20,7 @@ const LARGE = 100_000;
 /** More than the kernel keeps, with its usual limits, on both sides together. */
 export const TOO_MUCH: number = 12 * MIB;
 /** Rounds of resets: behind those of one round the next client finds a place too. */
-const [ROUND, ROUNDS] = [3, 10];
+const [ROUND, ROUNDS] = [3, 30];
 
 const HELLO = encode("hello\n");
 

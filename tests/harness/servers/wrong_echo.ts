@@ -104,7 +104,7 @@ const MISTAKES: Record<string, () => Promise<unknown>> = {
     let lost = 0;
     return serve((conn) =>
       echo(conn).catch(() => {
-        if (++lost > 30) Deno.exit();
+        if (++lost > 95) Deno.exit(); // More than other checks bring.
       })
     );
   },

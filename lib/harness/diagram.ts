@@ -53,8 +53,12 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
 function wordsOf(call: SocketCall): string {
   const { peer, target, isOneOfSeveral } = call;
   const which = isOneOfSeveral && target === "" ? peer : target;
-  return textOf({ ...call, target: which })
-    .replace(/\b(\d+) of \1 bytes/, "$1 bytes");
+  return withoutTwice(textOf({ ...call, target: which }));
+}
+
+/** Writes `6 bytes` for `6 of 6 bytes`: a diagram has little room. */
+export function withoutTwice(text: string): string {
+  return text.replace(/\b(\d+) of \1 bytes/, "$1 bytes");
 }
 
 /**

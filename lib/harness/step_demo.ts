@@ -7,17 +7,17 @@
 
 import { errorText } from "../trace/error_line.ts";
 import { textOf } from "../trace/recorder.ts";
-import { startStep } from "../trace/start_step.ts";
+import { startStep, terminalColumns } from "../trace/start_step.ts";
 import type { TcpRow } from "../lab/tcp_table.ts";
 import { rowOf, type StepView } from "../trace/stepper.ts";
 import { watchChildren } from "./child_watch.ts";
+import { withoutTwice } from "./diagram.ts";
 import { drawEvent, type Side } from "./sequence_diagram.ts";
 
 /** Draws what both sides do as a diagram that grows. */
 function laneView(): StepView {
   let hasHead = false;
-  // A bare pseudo-terminal has 0 columns: as good as unknown.
-  const columns = Deno.consoleSize().columns || 80;
+  const columns = terminalColumns();
   return {
     write: errorText,
     columns,
@@ -29,7 +29,7 @@ function laneView(): StepView {
         {
           side: side as Side,
           at,
-          what: textOf(call).replace(/\b(\d+) of \1 bytes/, "$1 bytes"),
+          what: withoutTwice(textOf(call)),
           toPeer,
           states,
         },

@@ -21,6 +21,13 @@ export interface Place {
   isOfLib: boolean;
 }
 
+/** Writes a place as the tutorial does; `""` if none is known. */
+export function placeText(
+  { file, line, function: name }: Pick<Place, "file" | "line" | "function">,
+): string {
+  return file === "" ? "" : `${file}(${line}):${name}`;
+}
+
 /** No place is known. */
 export const NOWHERE: Place = {
   file: "",

@@ -80,13 +80,8 @@ function watchReadable(
       isReading = false;
       if (isCancelled) return recorder.forget(begun); // That ends a read as well.
       next ??= begun.place; // A read that wants more goes on at once.
-      if (!done) {
-        recorder.end(begun, () => ({
-          result: ` ${recorder.quote(value)}`,
-          bytes: value.length,
-        }));
-      } else {
-        recorder.end(begun, () => ({ result: ": end of stream" }));
+      recorder.end(begun, () => recorder.readOutcome(done ? null : value));
+      if (done) {
         closed(begun.place);
         controller.close();
       }

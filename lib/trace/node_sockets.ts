@@ -210,13 +210,7 @@ function watchNodeReads(sockets: NodeSockets, prototype: Any): void {
     const socket = sockets.info(self);
     if (socket === undefined) return;
     const begun = sockets.waited(self) ?? byEventLoop(socket, "read");
-    recorder.end(
-      begun,
-      () =>
-        chunk === null
-          ? { result: ": end of stream" }
-          : { result: ` ${recorder.quote(chunk)}`, bytes: chunk.length },
-    );
+    recorder.end(begun, () => recorder.readOutcome(chunk));
   });
   around(prototype, "_read", (self) => sockets.wait(self, "read"));
 }

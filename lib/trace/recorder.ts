@@ -138,6 +138,8 @@ export interface RecorderOptions {
 export class Recorder {
   /** Asked before each call. */
   readonly gate: Gate | undefined;
+  /** The prototypes whose methods it watches already. */
+  readonly watched: WeakSet<object> = new WeakSet();
   #report: (call: SocketCall) => void;
   #most: number;
   #hasPlaces: boolean;
@@ -234,7 +236,7 @@ export class Recorder {
       this.end(begun, () => done(value, begun));
       return value;
     }, (error) => {
-      if (isExpected?.()) this.#waiting.delete(begun);
+      if (isExpected?.()) this.forget(begun);
       else this.fail(begun, error);
       throw error;
     });
@@ -310,6 +312,17 @@ export class Recorder {
       toPeer,
       datagram: outcome.datagram,
     });
+  }
+
+  /**
+   * What a read has brought.
+   *
+   * @param data The bytes, and perhaps more room; `null` at the end of the stream.
+   */
+  readOutcome(data: Uint8Array | null, bytes = data?.length ?? 0): Outcome {
+    return data === null
+      ? { result: ": end of stream" }
+      : { result: ` ${this.quote(data, bytes)}`, bytes };
   }
 
   /**

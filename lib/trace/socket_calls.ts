@@ -47,17 +47,16 @@ export function watchSocketCalls(
   return recorder;
 }
 
-const watchedPrototypes = new WeakSet<object>();
-
 /** Once for each, even if the program puts its own methods over ours. */
 function watchOnce(
+  { watched }: Recorder,
   object: object,
   key: string,
   watch: (prototype: Any) => void,
 ): void {
   const prototype = prototypeWith(object, key);
-  if (prototype === null || watchedPrototypes.has(prototype)) return;
-  watchedPrototypes.add(prototype);
+  if (prototype === null || watched.has(prototype)) return;
+  watched.add(prototype);
   watch(prototype);
 }
 
@@ -110,7 +109,7 @@ function watchConnects(recorder: Recorder): void {
 }
 
 function watchListener(recorder: Recorder, listener: Deno.Listener): void {
-  watchOnce(listener, "accept", (prototype) => {
+  watchOnce(recorder, listener, "accept", (prototype) => {
     watchCall<Conn>(recorder, prototype, "accept", (self) => ({
       name: "accept",
       socket: recorder.info(self),
@@ -132,8 +131,7 @@ function watchClose(
 ): void {
   for (const key of ["close", Symbol.dispose]) {
     watchSync(recorder, prototype, key, (self) => {
-      if (!recorder.isOpen(self)) return;
-      recorder.close(self);
+      if (!recorder.close(self)) return;
       const socket = recorder.info(self);
       return { name, socket, isSending, isQuiet: true, done: () => ({}) };
     });
@@ -147,12 +145,12 @@ function openConn(
   place: Place,
   as?: SocketInfo,
 ): SocketInfo {
-  watchOnce(conn, "read", (prototype) => {
+  watchOnce(recorder, conn, "read", (prototype) => {
     watchReadsAndWrites(recorder, prototype);
     watchClose(recorder, prototype, "close", true);
     watchStreams(recorder, prototype);
   });
-  watchOnce(conn, "setNoDelay", (prototype) => { // Only TCP has it.
+  watchOnce(recorder, conn, "setNoDelay", (prototype) => { // Only TCP has it.
     for (const name of ["setNoDelay", "setKeepAlive"]) {
       watchSync(recorder, prototype, name, (self, [value]) => ({
         name,
@@ -162,7 +160,7 @@ function openConn(
       }));
     }
   });
-  watchOnce(conn, "handshake", (prototype) => { // Only TLS has it.
+  watchOnce(recorder, conn, "handshake", (prototype) => { // Only TLS has it.
     watchCall(recorder, prototype, "handshake", (self) => {
       const socket = recorder.info(self);
       return { name: "handshake", socket, isSending: true, done: () => ({}) };
@@ -181,8 +179,8 @@ function watchReadsAndWrites(recorder: Recorder, prototype: Any): void {
       socket,
       done: (count) =>
         count === null
-          ? { result: ": end of stream" }
-          : { result: ` ${recorder.quote(buffer, count)}`, bytes: count },
+          ? recorder.readOutcome(null)
+          : recorder.readOutcome(buffer, count),
     };
   });
   watchCall<number>(recorder, prototype, "write", (self, [data]) => {
@@ -211,10 +209,10 @@ function watchReadsAndWrites(recorder: Recorder, prototype: Any): void {
 }
 
 function watchDatagrams(recorder: Recorder, socket: Deno.DatagramConn): void {
-  /** What was received, to recognize it when it is passed on. */
-  const received = new WeakMap<object, number>();
-  let datagrams = 0;
-  watchOnce(socket, "receive", (prototype) => {
+  watchOnce(recorder, socket, "receive", (prototype) => {
+    /** What was received, to recognize it when it is passed on. */
+    const received = new WeakMap<object, number>();
+    let datagrams = 0;
     watchCall<[Uint8Array, Any]>(recorder, prototype, "receive", (self) => ({
       name: "recvfrom",
       socket: recorder.info(self),

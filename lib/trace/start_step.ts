@@ -33,9 +33,13 @@ export function traceView(): StepView {
       print(call);
       return text;
     },
-    // A bare pseudo-terminal has 0 columns: as good as unknown.
-    columns: Deno.consoleSize().columns || 80,
+    columns: terminalColumns(),
   };
+}
+
+/** How wide the terminal is. A bare one has 0 columns: as good as unknown. */
+export function terminalColumns(): number {
+  return Deno.consoleSize().columns || 80;
 }
 
 /**

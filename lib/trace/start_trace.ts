@@ -5,6 +5,7 @@
  * @module
  */
 
+import { placeText } from "./call_site.ts";
 import { onEndSignals } from "./end_signals.ts";
 import { errorLine } from "./error_line.ts";
 import { every } from "./every.ts";
@@ -66,9 +67,10 @@ export function linePrinter(
 ): (call: SocketCall) => void {
   return (call) => {
     const seconds = ((hostTime() - since) / 1000).toFixed(3);
-    const { file, line, function: name, package: by, socket } = call;
+    const { package: by, socket } = call;
+    const place = placeText(call);
     let text = `${seconds} ${who}`;
-    if (file !== "") text += `${file}(${line}):${name} `;
+    if (place !== "") text += `${place} `;
     if (by !== "") text += `[${by}] `;
     if (socket !== 0) text += `#${socket} `;
     text += textOf(call);

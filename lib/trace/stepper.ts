@@ -11,7 +11,7 @@ import {
   parseTcpTable,
   type TcpRow,
 } from "../lab/tcp_table.ts";
-import type { Place } from "./call_site.ts";
+import { type Place, placeText } from "./call_site.ts";
 import { every } from "./every.ts";
 import type { Mailbox, Message } from "./mailbox.ts";
 import { type Begun, type Gate, now, type SocketCall } from "./recorder.ts";
@@ -314,9 +314,7 @@ export class Stepper implements Gate {
       const { side, place, socket, name, target } = call;
       const words = [call === next.call ? ">" : " "];
       if (side !== "") words.push(side);
-      if (place.file !== "") {
-        words.push(`${place.file}(${place.line}):${place.function}`);
-      }
+      if (place.file !== "") words.push(placeText(place));
       if (socket !== 0) words.push(`#${socket}`);
       words.push(target === "" ? name : `${name} ${target}`);
       if (!canReturn(call, rows)) words.push("(would wait)");

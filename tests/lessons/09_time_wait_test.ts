@@ -59,7 +59,11 @@ Deno.test("09 shows TIME-WAIT, what SO_REUSEADDR does, and a lost ACK", async ()
     );
     assertEquals(isNew, !hasWaited, `${row}`);
   }
-  if (again !== undefined) assertEquals(rows.at(-1)![2], `${again}`);
+  // Each time has two rows, if the machine was not too busy to look twice. (ss
+  // looks later: it may have seen one more.)
+  if (again !== undefined && rows.length >= 2 * again) {
+    assertEquals(rows.at(-1)![2], `${again}`);
+  }
   const [, times] = stdout.match(/sent it again after\n([\d., ]+) s\./)!;
   assert(times.split(", ").length <= Number(end[2]), times);
   // A very busy machine looks too seldom to see A wait, and has few rows.

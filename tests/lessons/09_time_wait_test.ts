@@ -59,10 +59,10 @@ Deno.test("09 shows TIME-WAIT, what SO_REUSEADDR does, and a lost ACK", async ()
     );
     assertEquals(isNew, !hasWaited, `${row}`);
   }
-  // Each time has two rows, if the machine was not too busy to look twice. (ss
-  // looks later: it may have seen one more.)
-  if (again !== undefined && rows.length >= 2 * again) {
-    assertEquals(rows.at(-1)![2], `${again}`);
+  // Each count has two rows, if the machine was not too busy to look twice. (ss
+  // may miss the last one.)
+  if (again !== undefined && rows.length >= 2 * (again + 1)) {
+    assert(Number(rows.at(-1)![2]) >= again, `${again}: ${stdout}`);
   }
   const [, times] = stdout.match(/sent it again after\n([\d., ]+) s\./)!;
   assert(times.split(", ").length <= Number(end[2]), times);

@@ -26,6 +26,7 @@
 
 import { formatAddress } from "../lib/address.ts";
 import { outcomeOf } from "../lib/error_text.ts";
+import { drawReach, reachMermaid } from "../lib/harness/reach_diagram.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -42,6 +43,7 @@ const TARGETS = ["127.0.0.1", "127.0.0.2", "::1"];
 
 /** Asks the kernel one question after the other. */
 export async function demo({
+  mermaid = false,
   print = console.log,
 } = {}): Promise<void> {
   needUnstableNet();
@@ -49,7 +51,14 @@ export async function demo({
 
   print("A client connects. Which address does the server find itself at?");
   const clients = TARGETS.map((target) => `client to ${target}`);
-  print(formatTable(["server bound to", ...clients], await serverAddresses()));
+  const servers = await serverAddresses();
+  print(formatTable(["server bound to", ...clients], servers));
+  print(`
+To a server 0.0.0.0 means every IPv4 address of this host. :: means every IPv6
+address, and on most hosts every IPv4 address too, written as ::ffff:127.0.0.1.
+A client reaches a server (o), or it is refused (x):
+
+${(mermaid ? reachMermaid : drawReach)(TARGETS, servers)}`);
 
   print("\nA client does not ask for an address of its own. Which one has it?");
   print(formatTable(
@@ -59,6 +68,9 @@ export async function demo({
 
   print("\nWhen does a socket get its own address? getsockname(2) says:");
   print(formatTable(["socket", "after", "address"], await ownAddresses(libc)));
+  print(`
+0.0.0.0:0 means here that the socket has no address yet. 0.0.0.0 with a port is
+as above: the socket takes what comes to any IPv4 address of this host.`);
 
   print("\nWhich addresses does the kernel refuse?");
   print(formatTable(["call", "through libc", "in Deno"], await refusals(libc)));
@@ -72,19 +84,17 @@ export async function demo({
 
 /** Binds to each address, and connects to each. */
 async function serverAddresses(): Promise<string[][]> {
+  const reach = async (own: string, hostname: string) => {
+    using listener = Deno.listen({ hostname: own, port: 0 });
+    const { port } = listener.addr;
+    using _client = await Deno.connect({ hostname, port });
+    using conn = await listener.accept();
+    return conn.localAddr.hostname;
+  };
   const rows: string[][] = [];
   for (const own of ["127.0.0.1", "0.0.0.0", "::"]) {
     const row = [own];
-    for (const hostname of TARGETS) {
-      const reached = await outcomeOf(async () => {
-        using listener = Deno.listen({ hostname: own, port: 0 });
-        const { port } = listener.addr;
-        using _client = await Deno.connect({ hostname, port });
-        using conn = await listener.accept();
-        return conn.localAddr.hostname;
-      });
-      row.push(reached);
-    }
+    for (const it of TARGETS) row.push(await outcomeOf(() => reach(own, it)));
     rows.push(row);
   }
   return rows;
@@ -180,15 +190,16 @@ function openUdp(open: DisposableStack) {
     transport: "udp",
   });
   open.defer(() => socket.close());
-  const { hostname, port } = socket.addr as Deno.NetAddr;
-  return { socket, hostname, port };
+  return { socket, ...socket.addr as Deno.NetAddr };
 }
 
 if (import.meta.main) {
+  const mermaid = { default: false, help: "the picture for Mermaid" };
+
   await runLesson(import.meta.url, {
     demo: {
       help: "one table for each question",
-      options: {},
+      options: { mermaid },
       show: "table",
       run: demo,
     },

@@ -16,6 +16,9 @@ async function reach(own: string, target: string): Promise<string> {
   }
 }
 
+/** An error has neither dots nor colons. */
+const markOf = (answer: string) => /[.:]/.test(answer) ? "o" : "x";
+
 Deno.test("03 answers each question as the kernel does", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
@@ -28,6 +31,14 @@ Deno.test("03 answers each question as the kernel does", async () => {
       assertEquals(cells[i], await reach(own, target), `${own} ${target}`);
     }
   }
+
+  // The picture has the same answers: what is reached is an o, the rest an x.
+  const picture = stdout.slice(stdout.indexOf("\nclient to ")).split("\n\n")[0];
+  const lines = [...picture.matchAll(/^server on (\S+) +<?([-ox ]+)$/gm)];
+  assertEquals(
+    lines.map(([_, own, marks]) => [own, marks.replace(/[- ]/g, "")]),
+    reached.map(([own, ...cells]) => [own, cells.map(markOf).join("")]),
+  );
 
   const clients = tableBehind(stdout, "A client does not ask");
   assertEquals(clients.length, 3);
@@ -71,6 +82,23 @@ Deno.test("03 answers each question as the kernel does", async () => {
     ["127.0.0.2", "127.0.0.1"],
   ]);
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+});
+
+Deno.test("03 --mermaid has an arrow for each answer of the first table", async () => {
+  const { code, stdout } = await run(LESSON, ["--mermaid"]);
+  assertEquals(code, 0);
+  const picture = stdout.slice(stdout.indexOf("\nflowchart LR\n")).trimStart()
+    .split("\n\n")[0];
+  const arrows = [
+    ...picture.matchAll(/^ {2}client(\d) -.*"(.*)" \S+ server(\d)$/gm),
+  ];
+  const reached = tableBehind(stdout, "A client connects.");
+  assertEquals(arrows.length, reached.length * 3);
+  for (const [arrow, client, answer, server] of arrows) {
+    assertEquals(reached[Number(server)][Number(client) + 1], answer);
+    assertEquals(arrow.includes(" --> "), markOf(answer) === "o", arrow);
+    assertEquals(arrow.includes(".-x "), markOf(answer) === "x", arrow);
+  }
 });
 
 Deno.test("03 does not take what it has run out of for an answer", async () => {

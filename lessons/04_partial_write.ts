@@ -24,10 +24,13 @@
  * @module
  */
 
+import { Buffer } from "node:buffer";
 import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
+import { stackedBars } from "../lib/harness/stacked_bars.ts";
 import { formatTable } from "../lib/harness/table.ts";
 
 const MIB = 1024 * 1024;
@@ -68,28 +71,44 @@ export async function demo({
 
 async function shortWrites(conn: Conn, peer: Conn, data: Bytes) {
   const rows: (string | number)[][] = [];
-  let left = data.length;
+  const moments: [string, ...number[]][] = [];
+  let [left, read] = [data.length, 0];
+  const look = (when: string) => {
+    const parts = [left, data.length - left - read, read];
+    moments.push([when, ...parts.map((bytes) => bytes / MIB)]);
+  };
+  look("at first");
   const writing = (async () => {
     while (left > 0) { // This is what writeFull does.
       const accepted = await conn.write(data.subarray(-left));
-      rows.push([rows.length + 1, left, accepted]);
+      rows.push([rows.length + 1, grouped(left), grouped(accepted)]);
       left -= accepted;
     }
   })();
   await standstill(() => left);
   if (left > 0) {
     const result = `still waiting after ${PATIENCE} ms`;
-    rows.push([rows.length + 1, left, result]);
+    rows.push([rows.length + 1, grouped(left), result]);
   }
   const writes = formatTable(["write", "offered", "accepted"], rows);
+  look("nobody reads");
 
   // Now the peer reads. There is room again, and the write goes on.
-  const received = await readFull(peer, new Uint8Array(data.length));
+  const received = new Uint8Array(data.length);
+  for (const half of [received.subarray(0, 32 * MIB), received]) {
+    await readFull(peer, half.subarray(read));
+    read = half.length;
+    await standstill(() => left);
+    look(`the reader has ${read / MIB} MiB`);
+  }
   await writing;
-  return `${writes}\n\n` + formatTable(["", "bytes", "SHA-256"], [
-    ["sent", data.length, await sha256(data)],
-    ["got", received!.length, await sha256(received!)],
-  ]);
+  return `${writes}
+
+Where the 64 MiB are: still in the program, in the kernel's buffers of both
+sides, or read by the reader (in MiB):
+${stackedBars(["program", "buffers", "read"], moments)}
+
+${grouped(read)} bytes came, ${comparison(received, data)} as were sent.`;
 }
 
 async function ignoredCount(conn: Conn, peer: Conn, data: Bytes) {
@@ -103,9 +122,9 @@ async function ignoredCount(conn: Conn, peer: Conn, data: Bytes) {
     received += count;
   }
   return formatTable(["", "bytes"], [
-    ["the program believes it has sent", data.length],
-    ["the reader gets, and then a clean end", received],
-    ["the reader never gets", data.length - received],
+    ["the program believes it has sent", grouped(data.length)],
+    ["the reader gets, and then a clean end", grouped(received)],
+    ["the reader never gets", grouped(data.length - received)],
   ]);
 }
 
@@ -126,22 +145,19 @@ async function lockUp(conn: Conn, peer: Conn, data: Bytes) {
     }
   })();
   await standstill(() => written + echoed);
-  const stuck = [
-    written < data.length
-      ? `locked up: no byte moved for ${PATIENCE} ms`
-      : "no lock-up: the buffers of this host are large enough",
-    written,
-    echoed,
-  ];
+  const result = written < data.length
+    ? `locked up: no byte moved for ${PATIENCE} ms`
+    : "no lock-up: the buffers of this host are large enough";
+  const stuck = [result, grouped(written), grouped(echoed)];
 
   // What the client should have done from the start: read at the same time.
   const echo = await readFull(conn, new Uint8Array(data.length));
   await conn.closeWrite();
   await Promise.all([writing, echoing]);
-  const isSame = await sha256(echo!) === await sha256(data);
+  const freed = `it reads as well: ${comparison(echo!, data)} bytes`;
   return formatTable(["", "written", "echoed"], [
     stuck,
-    [`it reads as well: ${isSame ? "same" : "other"} bytes`, written, echoed],
+    [freed, grouped(written), grouped(echoed)],
   ]);
 }
 
@@ -159,7 +175,7 @@ async function boundaries(conn: Conn, peer: Conn) {
     }
     rows.push([text, pieces.join(" ")]);
   }
-  return formatTable(["written", "read"], rows);
+  return formatTable(["writes, one a word", "reads, one a word"], rows);
 }
 
 async function twoWriters(conn: Conn, peer: Conn) {
@@ -175,15 +191,20 @@ async function twoWriters(conn: Conn, peer: Conn) {
     }
     return pieces;
   };
+  const raced = await run((data) => writeFull(conn, data));
   // A queue is a promise that each writer chains its turn to.
   let queue = Promise.resolve(0);
-  return formatTable(["", "pieces that arrive"], [
-    ["each writes when it can", await run((data) => writeFull(conn, data))],
-    [
-      "each waits for its turn",
-      await run((data) => queue = queue.then(() => writeFull(conn, data))),
-    ],
+  const inTurn = await run((data) =>
+    queue = queue.then(() => writeFull(conn, data))
+  );
+  const pieces = formatTable(["", "pieces that arrive"], [
+    ["each writes when it can", raced],
+    ["each waits for its turn", inTurn],
   ]);
+  return `${pieces}
+
+A piece ends where the other writer's bytes begin. So 2 pieces are right: all
+the bytes of one writer, and then all those of the other.`;
 }
 
 async function closedPeer(conn: Conn, peer: Conn) {
@@ -205,10 +226,8 @@ async function standstill(count: () => number): Promise<void> {
   }
 }
 
-async function sha256(data: Bytes): Promise<string> {
-  const digest = await crypto.subtle.digest("SHA-256", data);
-  return new Uint8Array(digest).toHex();
-}
+const comparison = (received: Bytes, sent: Bytes) =>
+  Buffer.compare(received, sent) === 0 ? "the same" : "not the same";
 
 if (import.meta.main) {
   await runLesson(import.meta.url, {

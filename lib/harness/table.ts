@@ -8,9 +8,9 @@ import { bold } from "@std/fmt/colors";
 import { widthOf } from "./text_width.ts";
 
 /**
- * Formats a table: text to the left of its column, numbers to the right. A
- * table that is too wide becomes a list: each cell is in its own line, after
- * its column's name.
+ * Formats a table: text to the left of its column, numbers to the right, also
+ * where they are text as `grouped` and `toFixed` make it. A table that is too
+ * wide becomes a list: each cell is in its own line, after its column's name.
  *
  * @param head The names of the columns.
  * @param rows The cells.
@@ -45,7 +45,7 @@ export function formatTable(
     Math.max(...table.map((cells) => widthOf(cells[column] ?? "")))
   );
   const isNumeric = head.map((_, column) =>
-    rows.every((cells) => typeof cells[column] === "number")
+    rows.every((cells) => isNumber(cells[column]))
   );
   const lines = table.map((cells) =>
     cells.map((cell, column) => {
@@ -59,6 +59,12 @@ export function formatTable(
   }
   if (color) lines[0] = bold(lines[0]!);
   return lines.slice(hasHead ? 0 : 1).join("\n");
+}
+
+/** A number, or what `grouped` or `toFixed` makes of one. */
+function isNumber(cell: string | number | undefined): boolean {
+  return typeof cell === "number" ||
+    /^\d{1,3}(,\d{3})*(\.\d+)?$/.test(cell ?? "");
 }
 
 function listCells(head: string[], cells: string[]): string {

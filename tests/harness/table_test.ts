@@ -15,6 +15,19 @@ Deno.test("formatTable() aligns text left and numbers right", () => {
   );
 });
 
+Deno.test("formatTable() aligns numbers with their thousands apart to the right", () => {
+  const rows = [["sent", "67,108,864"], ["got", "5"], ["lost", 0]];
+  const table = formatTable(["", "bytes"], rows, { color: false });
+  assertEquals(table.split("\n"), [
+    "           bytes",
+    "sent  67,108,864",
+    "got            5",
+    "lost           0",
+  ]);
+  const text = formatTable(["", "bytes"], [["a", "1,23"], ["b", "1"]]);
+  assertEquals(text.split("\n").slice(1), ["a  1,23", "b  1"]);
+});
+
 Deno.test("formatTable() leaves no spaces at the ends of lines", () => {
   const table = formatTable(["a", "long head"], [["long cell", ""], ["", "x"]]);
   for (const line of table.split("\n")) assertEquals(line, line.trimEnd());

@@ -2,7 +2,12 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { LessonProcess, run, tableBehind } from "../testing.ts";
 
 const LESSON = "04_partial_write.ts";
-const TOTAL = 64 * 1024 * 1024;
+const MIB = 1024 * 1024;
+const TOTAL = 64 * MIB;
+
+/** A number with its thousands apart. */
+const numberOf = (text: string) => Number(text.replaceAll(",", ""));
+const grouped = (count: number) => count.toLocaleString("en-US");
 
 Deno.test("04 shows what write() returns and what follows from it", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
@@ -11,36 +16,62 @@ Deno.test("04 shows what write() returns and what follows from it", async () => 
   const writes = tableBehind(stdout, "Nobody reads.");
   let left = TOTAL;
   for (const [i, [number, offered, accepted]] of writes.entries()) {
-    assertEquals([number, offered], [`${i + 1}`, `${left}`]);
+    assertEquals([number, offered], [`${i + 1}`, grouped(left)]);
     if (i === writes.length - 1) assertMatch(accepted, /^still waiting/);
     else {
-      assert(Number(accepted) > 0 && Number(accepted) < left, accepted);
-      left -= Number(accepted);
+      const count = numberOf(accepted);
+      assert(count > 0 && count < left, accepted);
+      left -= count;
     }
   }
   assert(writes.length > 1, "no write was accepted");
 
-  const [, , sent, got] = stdout.match(
-    /^ +bytes +SHA-256\n(sent +(.*)\ngot +(.*))$/m,
-  )!;
-  assertMatch(sent, new RegExp(`^${TOTAL} +[0-9a-f]{64}$`));
-  assertEquals(sent, got);
+  // The picture: nothing is lost in between, and its bars are to scale.
+  const moments = tableBehind(stdout, "sides, or read by the reader");
+  assertEquals(moments.map(([when]) => when), [
+    "at first",
+    "nobody reads",
+    "the reader has 32 MiB",
+    "the reader has 64 MiB",
+  ]);
+  for (const [when, bar, ...parts] of moments) {
+    const [program, buffers, read] = parts.map(Number);
+    assert(Math.abs(program + buffers + read - 64) < 0.2, `${parts}`);
+    for (const [i, part] of [program, buffers, read].entries()) {
+      const drawn = bar.split(".#="[i]).length - 1;
+      const expected = bar.length * part / 64;
+      assert(Math.abs(drawn - expected) <= 1, `${when}: ${bar} ${parts}`);
+    }
+  }
+  const inMib = (bytes: number) => (bytes / MIB).toFixed(1);
+  assertEquals(moments.map((cells) => cells.slice(2)).toSpliced(2, 1), [
+    ["64.0", "0.0", "0.0"],
+    [inMib(left), inMib(TOTAL - left), "0.0"], // As the table has it.
+    ["0.0", "0.0", "64.0"],
+  ]);
+  assertEquals(moments[2][4], "32.0");
+  assert(
+    stdout.includes(`\n${grouped(TOTAL)} bytes came, the same as were sent.\n`),
+    stdout,
+  );
 
   const [[, believed], [, received], [, lost]] = tableBehind(
     stdout,
     "The same write",
   );
-  assertEquals(Number(believed), TOTAL);
-  assert(Number(lost) > 0);
-  assertEquals(Number(received) + Number(lost), TOTAL);
+  assertEquals(believed, grouped(TOTAL));
+  assert(numberOf(lost) > 0);
+  assertEquals(numberOf(received) + numberOf(lost), TOTAL);
 
   const [stuck, freed] = tableBehind(
     stdout,
     "All of it written to an echo server",
   );
   assertMatch(stuck[0], /^locked up: no byte moved/);
-  assert(Number(stuck[2]) < Number(stuck[1]) && Number(stuck[1]) < TOTAL);
-  assertEquals(freed, ["it reads as well: same bytes", `${TOTAL}`, `${TOTAL}`]);
+  const [written, echoed] = stuck.slice(1).map(numberOf);
+  assert(echoed < written && written < TOTAL, `${stuck}`);
+  const all = [grouped(TOTAL), grouped(TOTAL)];
+  assertEquals(freed, ["it reads as well: the same bytes", ...all]);
 
   const [many, one] = tableBehind(stdout, "Where does a write end");
   assertEquals(many[0], "one two three");

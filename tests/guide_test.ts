@@ -1,6 +1,8 @@
 /** lessons/README.md, the guide: a section for each lesson, and no false word. */
 import { assert, assertEquals } from "@std/assert";
+import { canUnshare, hasProgram } from "./testing.ts";
 import { LESSONS, lessonSource, run, runLines } from "./testing.ts";
+import { blocksOf, playSection, tryCommand } from "./transcript.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const GUIDE = Deno.readTextFileSync(new URL("lessons/README.md", ROOT));
@@ -64,20 +66,22 @@ for (const lesson of WRITTEN) {
     let last = 0;
     for (
       const [part, text] of Object.entries({
+        "### Guess first": /\n\n[^`]*\w[^]*\?/,
+        "### Run it": /[^]*\n```console\n(?:1?\$) deno /,
         "### What to look at": /\n\n- /,
-        "### System calls":
-          /\n\n\| here +\| Linux system calls .*\n\| -+ \| -+ \|\n\| /,
-        "### Try it": /\n\n- .*`/,
-        "### The tutorial": /\n\n\w/,
-        "### What is still missing": /\n\n.*\w/,
-        "### Further reading": /\n\n- \[.+\]\(https:\/\/\S+\)\n/,
+        "### Calls":
+          /\n\n\| here +\| Linux system calls .*\n\| -+ \| -+ \|\n\| [^]*\nTo read:\s+\[/,
+        "### Go on": /\n\n- [^]*\*\*Still missing:\*\*/,
+        "### Exercise": /\n\n[^]*<summary>A solution<\/summary>/,
+        "<summary>The tutorial</summary>": /\n\n\w/,
       })
     ) {
       const at = section.indexOf(`\n${part}\n`);
       assert(at >= 0, `missing: ${part}`);
       assert(at > last, `not in its place: ${part}`);
       last = at;
-      const [body] = section.slice(at + part.length + 1).split("\n### ");
+      const [body] = section.slice(at + part.length + 1)
+        .split(/\n### |\n<summary>The t/);
       assertEquals(body!.search(text), 0, `nothing in ${part}`);
     }
   });
@@ -117,7 +121,7 @@ Deno.test("the guide names tasks and files that there are", () => {
 
 // So that a command can be pasted as it stands.
 Deno.test("the guide's code does not break over lines", () => {
-  for (const line of GUIDE.split("\n")) {
+  for (const line of GUIDE.replaceAll(/^ *```[^]*?^ *```$/gm, "").split("\n")) {
     assertEquals(line.split("`").length % 2, 1, line);
   }
 });
@@ -146,4 +150,49 @@ Deno.test("the guide's tables name the system calls that README's table has", ()
     compared++;
   }
   assert(compared > 10, `${compared}`);
+});
+
+/** Programs that a command may need, and not every host has. */
+const TOOLS = /\b(?:nc|ss|strace|cmp|od|nstat|watch|sysctl|python3)\b/g;
+const HAS_TERMINALS = await canUnshare() && await hasProgram("script") &&
+  await hasProgram("nsenter") && await hasProgram("bash");
+
+/** Whether all programs of these commands are here. */
+async function hasTools(commands: string[]): Promise<boolean> {
+  const names = commands.flatMap((it) => it.match(TOOLS) ?? []);
+  const found = await Promise.all(names.map(hasProgram));
+  return !found.includes(false);
+}
+
+for (const [heading, section] of SECTIONS) {
+  const blocks = blocksOf(section).filter((it) => it.language === "console");
+  if (blocks.length === 0) continue;
+  Deno.test(`the guide's transcripts are true: ${heading}`, {
+    ignore: !HAS_TERMINALS,
+  }, () => playSection(section, ({ commands }) => hasTools(commands)));
+}
+
+Deno.test("the guide's other commands run as they stand", {
+  ignore: !HAS_TERMINALS,
+}, async () => {
+  const played = new Set(
+    blocksOf(GUIDE).filter((it) => it.language === "console")
+      .flatMap(({ text }) => text.match(/(?<=^\d?\$ ).+/gm) ?? []),
+  );
+  const text = GUIDE.replaceAll(/^ *```[^]*?^ *```$/gm, "");
+  const said = Array.from(
+    text.matchAll(
+      /`((?:deno|npx|strace|ss|diff|sysctl|nstat|watch) [^`]+)`|^ {4,}(deno .+)$/gm,
+    ),
+    ([, inline, block]) => (inline ?? block)!,
+  );
+  const commands = new Set(said).difference(played);
+  assert(commands.size > 10, `${commands.size}`);
+  const rest = [...commands].values();
+  const work = async () => {
+    for (const command of rest) {
+      if (await hasTools([command])) await tryCommand(command);
+    }
+  };
+  await Promise.all([work(), work()]);
 });

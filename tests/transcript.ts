@@ -273,7 +273,7 @@ export async function playSection(
 ): Promise<void> {
   const folder = await makeFolder();
   try {
-    for (const { language, text } of blocksOf(section)) {
+    for (const { language, text } of codeBlocks(section)) {
       const [, path] = text.match(/^\/\/ \.\.\/(\w+\.ts)\n/) ?? [];
       const commands = text.match(/(?<=^\d?\$ ).+/gm) ?? [];
       if (language.startsWith("ts") && path !== undefined) {
@@ -288,7 +288,7 @@ export async function playSection(
 }
 
 /** The code blocks of a text in Markdown, also those within a list. */
-export function blocksOf(text: string): { language: string; text: string }[] {
+export function codeBlocks(text: string): { language: string; text: string }[] {
   const blocks = text.matchAll(/^( *)```(.+)\n([^]*?)^\1```$/gm);
   return Array.from(blocks, ([, indent, language, code]) => ({
     language: language!,

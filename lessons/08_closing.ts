@@ -36,14 +36,12 @@ import {
   type Calls,
   promptForCalls,
 } from "../lib/harness/call_prompt.ts";
+import { describeSockets } from "../lib/harness/describe_sockets.ts";
 import type { Io } from "../lib/harness/command_line.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
-import {
-  SequenceDiagram,
-  type SequenceEvent,
-  type Side,
-} from "../lib/harness/sequence_diagram.ts";
+import { SequenceDiagram, type Side } from "../lib/harness/sequence_diagram.ts";
 import { formatTable } from "../lib/harness/table.ts";
+import { drawStates, TcpStates } from "../lib/harness/tcp_states.ts";
 import {
   type Libc,
   openLibc,
@@ -53,20 +51,9 @@ import {
 import { dropIncoming, passIncoming } from "../lib/lab/packet_loss.ts";
 import { PendingCalls, untilGivenUp } from "../lib/lab/pending_calls.ts";
 import { connectPair } from "../lib/lab/tcp_pair.ts";
-import {
-  awaitsAnswer,
-  type ConnEnd,
-  describeRow,
-  endOf,
-  otherEnd,
-  readTcpTable,
-  readUntilSettled,
-  type TcpRow,
-} from "../lib/lab/tcp_table.ts";
+import { endOf, readTcpTable, type TcpRow } from "../lib/lab/tcp_table.ts";
 
 const LOOPBACK = "127.0.0.1";
-/** What the kernel has as the other end of a listener. */
-const NOBODY = { hostname: "0.0.0.0", port: 0 };
 
 /** What can be called at the prompt. */
 const HELP = {
@@ -162,25 +149,6 @@ function toPort(text: string): number {
   throw new Error(`Not a port: ${JSON.stringify(text)}`);
 }
 
-/** What the kernel knows of a listener, and of both ends of a connection. */
-async function describeSockets(
-  listener?: Deno.TcpListener,
-  conn?: Deno.TcpConn,
-): Promise<string[]> {
-  const ends: [where: string, end: ConnEnd][] = [];
-  if (listener) {
-    ends.push(["here", { localAddr: listener.addr, remoteAddr: NOBODY }]);
-  }
-  if (conn) ends.push(["here", conn], ["there", otherEnd(conn)]);
-  let rows: TcpRow[] = [];
-  const all = ends.map(([_, end]) => end);
-  for await (rows of readUntilSettled(all, awaitsAnswer));
-  return ends.map(([where, end]) => {
-    const address = formatAddress(end.localAddr).padEnd(15);
-    return `${where.padEnd(5)}  ${address}  ${describeRow(endOf(rows, end))}`;
-  });
-}
-
 /** A `peer` in a process of its own, told over a pipe what to call. */
 const startPeer = () => new CalledProcess([import.meta.url, "peer", "--piped"]);
 
@@ -225,12 +193,17 @@ export async function demo({
   print = console.log,
 } = {}): Promise<void> {
   using libc = openLibc();
-  const show = (title: string, diagram: SequenceDiagram) =>
-    print(`${title}\n${mermaid ? diagram.mermaid() : diagram.draw()}\n`);
+  const states = new TcpStates();
+  const show = (title: string, diagram: SequenceDiagram) => {
+    const explained = states.explain(diagram.paths());
+    const drawn = `${diagram.draw()}\n\n${explained}`;
+    print(`${title}\n${mermaid ? diagram.mermaid() : drawn}\n`);
+  };
   for (const [title, steps] of Object.entries(SCENES)) {
     show(title, await play(libc, steps));
   }
   show("Both close at once, and the network is slow:", await closeAtOnce());
+  if (mermaid) print(`How often each end went there:\n${states.mermaid()}\n`);
   print('"When the server closes, the client closes by itself":');
   print(formatTable(["", "", "observed"], await claims()) + "\n");
   print("Deno's own close(), and abrupt ends:");
@@ -269,25 +242,6 @@ async function play(libc: Libc, steps: Step[]): Promise<SequenceDiagram> {
   return diagram;
 }
 
-/** Draws a call, and the states of both ends after it, until they stay. */
-async function drawStates(
-  draw: (event: SequenceEvent) => void,
-  event: SequenceEvent,
-  end: ConnEnd,
-  isMoving?: (row: TcpRow) => boolean,
-): Promise<void> {
-  let seen = "";
-  const ends = [end, otherEnd(end)];
-  for await (const rows of readUntilSettled(ends, isMoving)) {
-    const [client = "gone", server = "gone"] = ends
-      .map((it) => endOf(rows, it)?.state);
-    if (`${client} ${server}` === seen) continue;
-    draw({ ...event, states: { client, server } });
-    seen = `${client} ${server}`;
-    event = { at: event.at, what: "", toPeer: false };
-  }
-}
-
 /** Each side closes before the other one's FIN has come: RFC 9293, 3.6, case 3. */
 async function closeAtOnce(): Promise<SequenceDiagram> {
   using pair = await connectPair();
@@ -319,7 +273,7 @@ async function claims(): Promise<(string | number)[][]> {
   const rows: (string | number)[][] = [];
 
   await server.call("unlisten");
-  rows.push(["the listener closes", "the client is in", await state()]);
+  rows.push(["the listener closes", "the client's end is", await state()]);
   await writeFull(conn, encode("hello"));
   rows.push(["", "the server", await server.call("read")]);
   const connect = async () =>
@@ -333,9 +287,13 @@ async function claims(): Promise<(string | number)[][]> {
   await server.call("exit");
   await server.ended();
   rows.push(["the server's process ends", "that read", await reading]);
-  rows.push(["", "the client is in", await state()]);
+  rows.push(["", "the client's end is", await state()]);
   conn.close();
-  rows.push(["the client closes as well", "the client is in", await state()]);
+  rows.push([
+    "the client closes as well",
+    "the client's end is",
+    await state(),
+  ]);
   return rows;
 }
 

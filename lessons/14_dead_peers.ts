@@ -27,9 +27,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../lib/deadline.ts";
 import { outcomeOf } from "../lib/error_text.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
+import { drawTimeline, type TimelineRow } from "../lib/harness/timeline.ts";
 import { setKeepAliveTimes, setUserTimeout } from "../lib/lab/keep_alive.ts";
 import { descriptorOf, openLibc } from "../lib/lab/libc_socket.ts";
 import { dropIncoming, passIncoming } from "../lib/lab/packet_loss.ts";
@@ -79,15 +81,15 @@ const REMEDIES: Record<string, ((conn: Deno.TcpConn) => void)[] | null> = {
 export async function demo({
   print = console.log,
 } = {}): Promise<void> {
-  print("Options of a connection: the last one in ms, the others' times in s:");
+  print("Options of a connection, in seconds, the last one in milliseconds:");
   print(await kernelValues() + "\n");
-  print(
-    "The peer is dead. One side only reads, another one writes 1000 bytes a second:",
-  );
+  print("The peer is dead. A reader, and a writer of 1,000 bytes a second:");
   const [seen, noticed] = await Promise.all([timeline(), notice()]);
   print(seen + "\n");
   print(`Which error, after how many seconds? "-" is none in ${PATIENCE} s:`);
-  print(noticed + "\n");
+  print(formatTable(["", ...PEERS], noticed) + "\n");
+  print("The same as a picture: at X the program is told of the error.");
+  for (const peer of PEERS.slice(2)) print(picture(peer, noticed) + "\n");
   print("When to use which:");
   print(formatTable(["for", "use"], [
     ["a connection on which nothing is sent", "(a) SO_KEEPALIVE and its times"],
@@ -116,15 +118,18 @@ async function kernelValues(): Promise<string> {
   keepAlive(pair.client);
   userTimeout(pair.client);
   const here = read();
-  const rows = options.map((it, i) => [it, before[i]!, byDeno[i]!, here[i]!]);
-  const found = ([, idle = 0, interval = 0, count = 0]: number[]) =>
-    `${idle + interval * count} s`;
-  const retries = await cat("/proc/sys/net/ipv4/tcp_retries2");
-  return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) +
-    `\n\nKeepalive alone finds a dead peer after ${found(byDeno)}, here ${
-      found(here)
-    }.` +
-    `\nBytes are sent again about ${retries.trim()} times (tcp_retries2), here for 1.5 s.`;
+  const rows = options.map((option, i) => [
+    option,
+    ...[before, byDeno, here].map((values) => grouped(values[i]!)),
+  ]);
+  const [usual, ours] = [byDeno, here]
+    .map(([_, idle, interval, count]) => grouped(idle! + interval! * count!));
+  const retries = (await cat("/proc/sys/net/ipv4/tcp_retries2")).trim();
+  return formatTable(["option", "new", "setKeepAlive(true)", "here"], rows) + `
+
+Keepalive alone finds a dead peer after ${usual} s, here after ${ours} s.
+Without a user timeout the kernel sends bytes again about ${retries} times
+(tcp_retries2) before it gives up.`;
 }
 
 /** What the kernel says, second by second, of a reader and a writer. */
@@ -153,17 +158,17 @@ async function timeline(): Promise<string> {
       second,
       show(endOf(table, reader.client)),
       typeof written === "number" ? show(w) : `${show(w)}: ${written}`,
-      w?.sendQueue ?? "-",
+      w ? grouped(w.sendQueue) : "-",
       socket.retransmits(),
     ]);
     await delay(1000);
   }
-  const head = ["s", "the reader", "the writer", "send queue", "sent again"];
+  const head = ["second", "reader", "writer", "send queue", "sent again"];
   return formatTable(head, rows);
 }
 
 /** Each remedy with each peer, all at the same time. */
-async function notice(): Promise<string> {
+async function notice(): Promise<string[][]> {
   const watch = async (remedies: typeof REMEDIES[string], peer: string) => {
     using pair = await connectPair();
     const { client, server } = pair;
@@ -181,7 +186,18 @@ async function notice(): Promise<string> {
     name,
     ...await Promise.all(PEERS.map((peer) => watch(remedies, peer))),
   ]);
-  return formatTable(["", ...PEERS], await Promise.all(rows));
+  return await Promise.all(rows);
+}
+
+/** A bar for each remedy: how long the program does not know of its peer. */
+function picture(peer: string, noticed: string[][]): string {
+  const rows = noticed.map(([label = "", ...cells]): TimelineRow => {
+    const note = cells[PEERS.indexOf(peer)]!;
+    const seconds = parseFloat(note) || PATIENCE; // "-" is no number.
+    const end = note === "-" ? ">" : "X";
+    return { label, spans: [[0, seconds]], marks: [[seconds, end]], note };
+  });
+  return drawTimeline(`${peer}: seconds`, rows, { end: PATIENCE });
 }
 
 if (import.meta.main) {

@@ -70,6 +70,14 @@ export class SequenceDiagram {
     return count > 0 ? [`${count} later calls are not drawn`] : [];
   }
 
+  /** The states that both sides were in, each until it changed. */
+  paths(): Record<Side, string[]> {
+    const path = (side: Side) =>
+      this.#inOrder().flatMap(({ states }) => states?.[side] ?? [])
+        .filter((state, i, all) => state !== all[i - 1]);
+    return { client: path("client"), server: path("server") };
+  }
+
   /**
    * Draws it for a terminal, by default for standard output: at most 80 columns
    * wide. The lines are joined by newlines.

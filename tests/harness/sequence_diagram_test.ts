@@ -160,6 +160,20 @@ Deno.test("SequenceDiagram shows the states of both sides beside their lanes", (
   );
 });
 
+Deno.test("SequenceDiagram.paths() has each state until it changed", () => {
+  const diagram = new SequenceDiagram();
+  const states = [["A", "A"], ["B", "A"], ["B", "C"], ["A", "C"]] as const;
+  diagram.lane("client")({ at: 0, what: "call", toPeer: false });
+  for (const [at, [client, server]] of states.entries()) {
+    const event = { at, what: "", toPeer: false, states: { client, server } };
+    diagram.lane("server")(event);
+  }
+  assertEquals(diagram.paths(), {
+    client: ["A", "B", "A"],
+    server: ["A", "C"],
+  });
+});
+
 Deno.test("SequenceDiagram.mermaid() writes what Mermaid reads", () => {
   const diagram = exchange();
   diagram.lane("client")({

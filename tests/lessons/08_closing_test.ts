@@ -47,6 +47,25 @@ function scene(stdout: string, title: string): string[] {
   return result;
 }
 
+const SCENES = [
+  "The client closes first",
+  "The client gets Ctrl+C",
+  "The server gets Ctrl+C",
+  "The client ends its side only",
+  "Both close at once",
+];
+
+/** The states of one side in a scene, each until it changed. */
+const pathOf = (states: string[]) =>
+  states.filter((state, i) => state !== "" && state !== states[i - 1]);
+
+/** What stands below a scene's diagram. */
+function explained(stdout: string, title: string): string[] {
+  const sections = stdout.split("\n\n");
+  const index = sections.findIndex((it) => it.startsWith(title));
+  return sections[index + 1]!.split("\n");
+}
+
 Deno.test("08 shows every way to close, with the kernel's states", async () => {
   const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
@@ -89,6 +108,25 @@ Deno.test("08 shows every way to close, with the kernel's states", async () => {
     "x closeWrite FIN-WAIT-1/FIN-WAIT-1",
     "  each TIME-WAIT/TIME-WAIT",
   ]);
+
+  // Below each diagram: its states again, and what those mean that are new.
+  const known = new Set<string>();
+  for (const title of SCENES) {
+    const rows = rowsOf(stdout, title).filter(({ client }) => client !== "");
+    const [client, server, ...meanings] = explained(stdout, title);
+    const paths = [
+      pathOf(rows.map(({ client }) => client)),
+      pathOf(rows.map(({ server }) => server)),
+    ];
+    assertEquals(client, `client: ${paths[0].join(" -> ")}`);
+    assertEquals(server, `server: ${paths[1].join(" -> ")}`);
+    const unknown = new Set(paths.flat()).difference(known);
+    assertEquals(
+      meanings.map((line) => line.match(/^ {2}(\S+) +\S.*$/)?.[1]),
+      [...unknown],
+    );
+    for (const state of unknown) known.add(state);
+  }
 
   const table = (title: string) =>
     stdout.slice(stdout.indexOf(title)).split("\n\n")[0].trimEnd().split("\n")
@@ -136,6 +174,46 @@ Deno.test("08 --mermaid draws pictures, and asks the kernel once for both ends",
     ...["FIN-WAIT-2", "FIN-WAIT-2", "ESTABLISHED", "ESTABLISHED"],
     ...["FIN-WAIT-2", "gone"], // By then there is only one end.
   ]);
+});
+
+Deno.test("08 --mermaid draws which ways both ends have taken, and how often", async () => {
+  const { code, stdout } = await run(LESSON, ["--mermaid"]);
+  assertEquals(code, 0);
+  const [last, ...scenes] = stdout.split("\n\n").filter((it) =>
+    it.includes("Diagram")
+  ).toReversed();
+  assertEquals(scenes.length, SCENES.length);
+  // Counted from the other diagrams.
+  const counts: Record<string, Record<string, number>> = {};
+  const seen = new Set<string>();
+  for (const text of scenes) {
+    const notes = [
+      ...text.matchAll(/Note over client,server: (\S+) \/ (\S+)/g),
+    ];
+    for (const [i, side] of ["client", "server"].entries()) {
+      const path = pathOf(notes.map((it) => it[i + 1]!.replaceAll("-", "_")));
+      path.forEach((state) => seen.add(state));
+      for (const [n, state] of path.entries()) {
+        if (n === 0) continue;
+        const change = counts[`${path[n - 1]} --> ${state}`] ??= {};
+        change[side] = (change[side] ?? 0) + 1;
+      }
+    }
+  }
+  const drawn = [...last!.matchAll(/^ {2}(\S+ --> \S+): .*\((.*)\)$/gm)];
+  const expected = Object.entries(counts).map((
+    [change, { client, server }],
+  ) => [
+    change,
+    [client && `client ${client}`, server && `server ${server}`]
+      .filter((it) => it).join(", "),
+  ]);
+  assertEquals(
+    drawn.map(([_, change, sides]) => [change, sides]).toSorted(),
+    expected.toSorted(),
+  );
+  const [, filled] = last!.match(/^ {2}class (\S+) seen$/m)!;
+  assertEquals(new Set(filled.split(",")), seen);
 });
 
 /** A `peer` on a pipe, which is asked one call at a time. */

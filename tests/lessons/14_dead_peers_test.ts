@@ -17,6 +17,9 @@ import {
 
 const LESSON = "14_dead_peers.ts";
 
+/** A number with its thousands apart. */
+const numberOf = (text: string) => Number(text.replaceAll(",", ""));
+
 /** The kernel's rows of a process's TCP sockets: their states and timers. */
 function rowsOf(pid: number): KernelRow[] {
   const inodes = new Set<string>();
@@ -60,21 +63,22 @@ Deno.test("14 demo shows who notices that a peer is dead, and who does not", asy
   assertEquals(keepAlive, ["SO_KEEPALIVE", "0", "1", "1"]);
   assertEquals(idle[1], idle[2]); // setKeepAlive(true) leaves the times alone.
   assertEquals(idle[3], "1");
-  assertEquals(userTimeout, ["TCP_USER_TIMEOUT", "0", "0", "1500"]);
+  assertEquals(userTimeout, ["TCP_USER_TIMEOUT", "0", "0", "1,500"]);
   const retries = Deno.readTextFileSync("/proc/sys/net/ipv4/tcp_retries2");
-  const again = `Bytes are sent again about ${retries.trim()} times`;
+  const again = `sends bytes again about ${retries.trim()} times`;
   assert(stdout.includes(again), stdout);
   // 7200 s of silence, and 9 questions in 75 s each, where nobody says otherwise.
   const [, interval, count] = values.slice(1).map((row) => Number(row[1]));
-  const total = Number(idle[1]) + interval * count;
-  assert(stdout.includes(`a dead peer after ${total} s`), stdout);
+  const total = numberOf(idle[1]) + interval * count;
+  const grouped = total.toLocaleString("en-US");
+  assert(stdout.includes(`a dead peer after ${grouped} s`), stdout);
 
   const seconds = tableBehind(stdout, "The peer is dead");
   assert(seconds.length >= 4);
   for (const [second, reader, writer, queue] of seconds) {
     assertEquals(reader, "ESTABLISHED, no timer");
     assertEquals(writer, "ESTABLISHED, retransmit");
-    assertEquals(Number(queue), 1000 * (Number(second) + 1));
+    assertEquals(numberOf(queue), 1000 * (Number(second) + 1));
   }
   assert(Number(seconds.at(-1)![4]) >= 1); // Sent again.
   if (await hasProgram("ss")) {
@@ -97,6 +101,28 @@ Deno.test("14 demo shows who notices that a peer is dead, and who does not", asy
   for (const cell of heartbeat.slice(1)) {
     assertMatch(cell, /^[1-3]\.\d TimedOut$/);
   }
+
+  // The pictures have the same errors, each at its place on the axis.
+  for (const [i, peer] of ["dead", "dead, bytes sent"].entries()) {
+    const lines = stdout.slice(stdout.indexOf(`\n${peer}: seconds `)).trim()
+      .split("\n\n")[0]!.split("\n");
+    const [axis, ...bars] = lines as [string, ...string[]];
+    const [start, end] = [axis.search(/\b0\b/), axis.search(/\b5\b/)];
+    assertEquals(bars.length, noticed.length);
+    for (const [row, [remedy, ...cells]] of noticed.entries()) {
+      const bar = bars[row]!;
+      const result = cells[i + 2]!;
+      assert(bar.startsWith(`${remedy} `) && bar.endsWith(` ${result}`), bar);
+      const place = bar.search(/X|>/) - start;
+      const isTold = result !== "-";
+      assertEquals(bar.includes("X"), isTold, bar);
+      const expected = isTold
+        ? parseFloat(result) / 5 * (end - start)
+        : end - start;
+      assert(Math.abs(place - expected) <= 1, `${axis}\n${bar}`);
+    }
+  }
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 
 Deno.test("14 heartbeat() finds a peer whose queue is full", async () => {

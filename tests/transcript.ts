@@ -47,31 +47,37 @@ export function parseTranscript(text: string): Step[] {
 /** Other numbers than these may be what they are by chance. */
 const FIXED = /^(?:\d{1,3}|9000|9527|1000|1024|65507|65508)$/;
 
-/** What matches a line, whatever is by chance in it. */
+/** Numbers, times, addresses, and space. */
+const PARTS = /(\d+(?:,\d{3})+|\d+(?:\.\d+)*(?: ms\b)?|\s+)/;
+
+/** What matches a part of a line, whatever is by chance in it. */
+function partPattern(part: string): string {
+  if (/^\s/.test(part)) return "\\s+";
+  if (part.endsWith(" ms")) return "[\\d.]+\\s+ms";
+  if (/^\d+\.\d+$/.test(part)) return "\\d+\\.\\d+";
+  // Four numbers with dots are an address.
+  const isFixed = part.includes(".") || FIXED.test(part);
+  return isFixed ? `(?<!\\d)${RegExp.escape(part)}(?!\\d)` : "[\\d,]+";
+}
+
+/**
+ * What matches a line. The same letter several times in a row may be there more
+ * or less often: these are the marks of a picture.
+ */
 export function patternOf(line: string): RegExp {
+  const isOpen = line.endsWith(" ...");
+  const words = (isOpen ? line.slice(0, -4) : line).trim();
   // A line of the trace says how long a call took only if that was long.
-  const words = line.trim().replace(
-    /(?<=^\d+\.\d{3} .*) after [\d.]+ m?s$/,
-    "",
-  );
-  if (words.endsWith(" ...")) {
-    return RegExp(
-      patternOf(words.slice(0, -4)).source.replace(/\\s\*\$$/, ".*$"),
-      "m",
-    );
-  }
   const isCall = /^\d+\.\d{3} /.test(words);
-  const parts = words.split(/(\d+(?:,\d{3})+|\d+(?:\.\d+)*(?: ms\b)?|\s+)/);
-  const pattern = parts.map((part, i) => {
-    if (i % 2 === 0) return RegExp.escape(part);
-    if (/^\s/.test(part)) return "\\s+";
-    if (part.endsWith(" ms")) return "[\\d.]+\\s+ms";
-    if (/^\d+\.\d+$/.test(part)) return "\\d+\\.\\d+";
-    if (/^[\d.]+\.[\d.]+$/.test(part)) return RegExp.escape(part); // An address.
-    return FIXED.test(part) ? `(?<!\\d)${part}(?!\\d)` : "[\\d,]+";
-  });
-  const after = isCall ? "(?: after [\\d.]+ m?s)?" : "";
-  return RegExp(`^\\s*${pattern.join("")}${after}\\s*$`, "m");
+  const fixed = isCall ? words.replace(/ after [\d.]+ m?s$/, "") : words;
+  const pattern = fixed.split(PARTS)
+    .map((part, i) => i % 2 === 0 ? RegExp.escape(part) : partPattern(part))
+    .join("").replace(
+      /(\b[A-Z]\b|\\x[0-9a-f]{2})(?:\\s\+\1)+/g,
+      "$1(?:\\s+$1)*",
+    );
+  const rest = isOpen ? ".*" : isCall ? "(?: after [\\d.]+ m?s)?\\s*" : "\\s*";
+  return RegExp(`^\\s*${pattern}${rest}$`, "m");
 }
 
 /** A pseudo-terminal with a shell in it. */

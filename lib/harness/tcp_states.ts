@@ -23,7 +23,7 @@ const MEANINGS: Record<string, string> = {
   "CLOSE-WAIT": "the other side's FIN has come, but it has not sent its own",
   "LAST-ACK": "both have sent a FIN, but its own is not acknowledged yet",
   "CLOSING": "both have sent a FIN at once, and its own is not acknowledged",
-  "TIME-WAIT": "both FINs have come; it waits, since its last ACK may be lost",
+  "TIME-WAIT": "both FINs have come, and it waits: its last ACK may be lost",
   "gone": "the kernel has no such connection any more",
 };
 

@@ -97,6 +97,7 @@ Deno.test("11 demo gives up waits and requests, and says so", async () => {
     ),
     ["1 3 TimedOut: none in time", "2 3 TimedOut: none in time"],
   );
+  assert(stdout.includes("for request 1, all of them in vain:\n"), stdout);
   const diagram = stdout.slice(stdout.search(/^ +ms client +\|/m));
   assertEquals(count(diagram, /^ *\d+ sendto relay .* \|-+x +\|$/), 6);
   assertEquals(count(diagram, /-+>|<-+|\| recvfrom/), 0);
@@ -106,27 +107,28 @@ Deno.test("11 demo shows waits that double, and which address is whose", async (
   const { code, stdout, stderr } = await run(LESSON, []);
   assertEquals([code, stderr], [0, ""]);
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
-  const [[id, sent, ms]] = table(stdout, /^request +sent/);
-  // The usual seed: at least what is lost is the same each time.
-  assert(id === "1" && Number(sent) >= 3, stdout);
+  // With the usual seed it is request 1, unless the machine is very busy.
+  const [, id] = stdout
+    .match(/^The waits for request (\d+), until its answer came \(A\):$/m)!;
+  const [, sent, ms] = table(stdout, /^request +sent/)[Number(id) - 1]!;
+  assert(Number(sent) >= 3, stdout);
 
   const tries = table(stdout, /^ms +0 /);
-  assert(
-    stdout.includes("\nThe waits for request 1, until its answer came (A):\n"),
-  );
   assertEquals(
     tries.map(([label]) => label),
-    [
-      ...Array(Number(sent)).keys(),
-    ].map((i) => `try ${i + 1}`),
+    Array.from(tries, (_, i) => `try ${i + 1}`),
   );
+  assertEquals(tries.length, Number(sent));
   const waits = tries.map((row) => Number(row.at(-1)!.match(/(\d+) ms$/)![1]));
   // A timer may be late, and never early.
   for (const [i, wait] of waits.slice(0, -1).entries()) {
     assert(wait >= 30 * 2 ** i - 1, `${waits}`);
   }
   const sum = waits.reduce((a, b) => a + b);
-  assert(Math.abs(sum - Number(ms)) <= waits.length, `${waits}, ${ms}`);
+  assert(
+    Math.abs(sum - Number(ms.replace(",", ""))) <= waits.length,
+    `${waits}, ${ms}`,
+  );
 
   // The diagram: whose each address is, and when each row was.
   const addresses = stdout.match(
@@ -144,7 +146,7 @@ Deno.test("11 demo shows waits that double, and which address is whose", async (
   assertEquals(times, times.toSorted((a, b) => a - b));
   // Between two tries of the first request is the wait that the timeline has.
   const sends = rows.flatMap((row, i) =>
-    /^ *\d+ sendto relay/.test(row) && rows[i + 1]!.includes('"request 1"')
+    /^ *\d+ sendto relay/.test(row) && rows[i + 1]!.includes(`"request ${id}"`)
       ? [parseInt(row)]
       : []
   );

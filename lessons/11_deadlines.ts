@@ -216,7 +216,10 @@ async function giveUps(deadline: number): Promise<string> {
   await measure("connect, to a queue that is full", connect);
   using peer = await listener.accept();
   await measure("read, from a peer that says nothing", () => read(reader));
-  await measure("read, from the same peer again", () => reader.read(buffer));
+  await measure(
+    "read, from the same connection again",
+    () => reader.read(buffer),
+  );
   await measure("the peer's read", () => peer.read(buffer));
 
   using writer = await connect();
@@ -235,7 +238,7 @@ async function giveUps(deadline: number): Promise<string> {
       await writeFull(served, buffer.subarray(0, count));
     }
   })().catch(() => {}); // The deadline: the connection is closed.
-  await measure("client of an idle timeout: 3 x 40 ms, talking", async () => {
+  await measure("3 echoes, 40 ms apart, with an idle timeout", async () => {
     let echoed = 0;
     for (let i = 0; i < 3; i++) {
       await writeFull(client, new Uint8Array(1));
@@ -244,7 +247,10 @@ async function giveUps(deadline: number): Promise<string> {
     }
     return echoed;
   });
-  await measure("the same client, silent", () => client.read(buffer));
+  await measure(
+    "the next read, while the client stays silent",
+    () => client.read(buffer),
+  );
   await serving;
   return formatTable(["waiting for", "result", "ms"], rows);
 }

@@ -47,7 +47,7 @@ const EXPERIMENTS = {
   "All of it written to an echo server, before its echo is read:": lockUp,
   "Where does a write end, for the one who reads?": boundaries,
   "Two writers at once on one connection, 8 MiB each:": twoWriters,
-  "Writing to a peer that has closed, and writing nothing:": closedPeer,
+  "Writes to a peer that has closed, and writes of 0 bytes:": closedPeer,
 };
 
 /** Writes in every wrong way, and in the right one. */

@@ -204,7 +204,7 @@ export async function demo({
   }
   show("Both close at once, and the network is slow:", await closeAtOnce());
   if (mermaid) print(`How often each end went there:\n${states.mermaid()}\n`);
-  print('"When the server closes, the client closes by itself":');
+  print('Is it so? "When the server closes, the client closes by itself."');
   print(formatTable(["", "", "observed"], await claims()) + "\n");
   print("Deno's own close(), and abrupt ends:");
   const head = ["the server", "the client's read", "its next write"];

@@ -87,7 +87,13 @@ export async function demo({
   const [seen, noticed] = await Promise.all([timeline(), notice()]);
   print(seen + "\n");
   print(`Which error, after how many seconds? "-" is none in ${PATIENCE} s:`);
-  print(formatTable(["", ...PEERS], noticed) + "\n");
+  print(
+    formatTable(["", ...PEERS], noticed) + `
+
+The kernel of a stuck peer answers, but its program does not. The last column is
+of a program that has written bytes, and has no answer to them.
+`,
+  );
   print("The same as a picture: at X the program is told of the error.");
   for (const peer of PEERS.slice(2)) print(picture(peer, noticed) + "\n");
   print("When to use which:");

@@ -37,22 +37,31 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
     await Promise.all(reading);
     if (server.length === 0) return "";
     const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
-    markLost([...client, ...server]);
-    const diagram = new SequenceDiagram();
+    const relay = relayPorts([...client, ...server]);
+    markLost([...client, ...server], relay);
+    const own = client.filter((it) => it.at >= ready && !it.isOfLib);
+    // Where datagrams are lost, it matters when they are sent again.
+    const hasTimes = relay.size > 0;
+    const notes = whoIsWhere(own, server, relay);
+    const diagram = new SequenceDiagram({ hasTimes, notes });
     const draw = (side: "client" | "server", calls: SocketCall[]) =>
       calls.forEach((call) =>
-        diagram.lane(side)({ ...call, what: wordsOf(call) })
+        diagram.lane(side)({ ...call, what: wordsOf(call, relay) })
       );
     draw("server", server);
-    draw("client", client.filter((it) => it.at >= ready && !it.isOfLib));
+    draw("client", own);
     return forMermaid ? diagram.mermaid() : diagram.draw();
   };
 }
 
 /** What a call was, and with which client where there are several. */
-function wordsOf(call: SocketCall): string {
+function wordsOf(call: SocketCall, relay: Set<number>): string {
   const { peer, target, isOneOfSeveral } = call;
-  const which = isOneOfSeveral && target === "" ? peer : target;
+  const which = isRelayed(call, relay)
+    ? "relay"
+    : isOneOfSeveral && target === ""
+    ? peer
+    : target;
   return withoutTwice(textOf({ ...call, target: which }));
 }
 
@@ -61,20 +70,54 @@ export function withoutTwice(text: string): string {
   return text.replace(/\b(\d+) of \1 bytes/, "$1 bytes");
 }
 
+/** The ports of a relay: it is in this process, and its calls are lib's. */
+function relayPorts(calls: SocketCall[]): Set<number> {
+  const received = calls.filter(({ isOfLib, datagram, toPeer }) =>
+    isOfLib && datagram && !toPeer
+  );
+  return new Set(received.map(({ datagram }) => datagram!.to));
+}
+
+/** Whether a datagram went to a relay, or came from one. */
+function isRelayed(
+  { datagram, toPeer }: SocketCall,
+  relay: Set<number>,
+): boolean {
+  return relay.has((toPeer ? datagram?.to : datagram?.from) ?? 0);
+}
+
+/** Says which address is whose, where a relay stands in between. */
+function whoIsWhere(
+  client: SocketCall[],
+  server: SocketCall[],
+  relay: Set<number>,
+): string[] {
+  const [sent, received] = [client, server].map((calls, i) =>
+    calls.find((it) => it.toPeer === (i === 0) && isRelayed(it, relay))
+  );
+  if (!sent) return [];
+  const lines = [`client ${sent.own} <-> relay ${sent.target}`];
+  if (received) {
+    lines.push(`relay ${received.target} <-> server ${received.own}`);
+  }
+  return lines;
+}
+
 /**
- * Finds the datagrams that a relay has not passed on. The relay is in this
- * process. So its own calls tell which datagrams it received, and whether it
- * sent them on. Between two ports of one host they stay in order: the first
+ * Finds the datagrams that a relay has not passed on. Its own calls tell which
+ * datagrams it received, and whether it sent them on. Between two ports of one host they stay in order: the first
  * that it received is the first that was sent to it.
  */
-function markLost(calls: (SocketCall & { isLost?: boolean })[]): void {
+function markLost(
+  calls: (SocketCall & { isLost?: boolean })[],
+  ports: Set<number>,
+): void {
   const ordered = calls.filter(({ datagram }) => datagram)
     .toSorted((a, b) => a.at - b.at);
   const relayed = ordered.filter(({ isOfLib }) => isOfLib);
   const [sent, received] = [true, false].map((toPeer) =>
     relayed.filter((it) => it.toPeer === toPeer)
   );
-  const ports = new Set(received.map(({ datagram }) => datagram!.to));
   const passedOn = new Set(sent.map(({ datagram }) => datagram!.id));
   const flow = ({ datagram }: SocketCall) =>
     `${datagram!.from} ${datagram!.to}`;

@@ -30,6 +30,8 @@ export type SidedEvent = SequenceEvent & { side: Side };
 
 /** Room for `ESTABLISHED`, the longest name of a state, and a space. */
 const STATE_WIDTH = 12;
+/** Room for `12345` milliseconds, and a space. */
+const TIME_WIDTH = 6;
 /** With less room than this for words, each event gets a line of its own. */
 const LEAST_ROOM = 18;
 /** Nobody reads more events than this. */
@@ -54,6 +56,19 @@ const MOST_EVENTS = 1000;
  */
 export class SequenceDiagram {
   #events: SidedEvent[] = [];
+  #hasTimes: boolean;
+  #notes: string[];
+
+  /**
+   * Has no events yet.
+   *
+   * @param options Whether each event has its time, in milliseconds since the
+   * first one; and lines that stand above all.
+   */
+  constructor({ hasTimes = false, notes = [] as string[] } = {}) {
+    this.#hasTimes = hasTimes;
+    this.#notes = notes;
+  }
 
   /** Returns a function that takes the events of one side, in any order. */
   lane(side: Side): (event: SequenceEvent) => void {
@@ -62,6 +77,13 @@ export class SequenceDiagram {
 
   #inOrder(): SidedEvent[] {
     return this.#events.toSorted((a, b) => a.at - b.at).slice(0, MOST_EVENTS);
+  }
+
+  /** What says when an event was, if they have times. */
+  #times(): Drawing["timeOf"] {
+    const [first] = this.#inOrder();
+    if (!this.#hasTimes || !first) return undefined;
+    return ({ at }) => String(Math.round(at - first.at));
   }
 
   /** Says that some are left out, in a line of its own, if they are. */
@@ -90,15 +112,20 @@ export class SequenceDiagram {
     } = {},
   ): string {
     const hasStates = this.#events.some((event) => event.states);
-    const rows = laneRows({ columns, color, hasStates });
+    const timeOf = this.#times();
+    const rows = laneRows({ columns, color, hasStates, timeOf });
     if (rows === undefined) return this.#list(columns);
     const drawn = this.#inOrder().flatMap(rows.draw);
-    return [rows.head, ...drawn, ...this.#leftOut()].join("\n");
+    return [...this.#notes, rows.head, ...drawn, ...this.#leftOut()].join("\n");
   }
 
   /** One event after the other, where two lanes have no room. */
   #list(columns: number): string {
-    return this.#inOrder().flatMap((event) => listEvent(event, columns))
+    const timeOf = this.#times();
+    return this.#notes.flatMap((note) => wrapText(note, columns))
+      .concat(
+        this.#inOrder().flatMap((event) => listEvent(event, columns, timeOf)),
+      )
       .concat(this.#leftOut()).join("\n");
   }
 
@@ -111,14 +138,15 @@ export class SequenceDiagram {
       "sequenceDiagram",
       "  participant client",
       "  participant server",
+      ...this.#notes.map((it) => `  Note over client,server: ${escaped(it)}`),
     ];
-    for (const { side, what, toPeer, isLost, states } of this.#inOrder()) {
+    const timeOf = this.#times();
+    for (const event of this.#inOrder()) {
+      const { side, what, toPeer, isLost, states } = event;
       const other = side === "client" ? "server" : "client";
       const sent = isLost ? `${side}-x${other}` : `${side}->>${other}`;
-      const text = what.replace(
-        /[#;<>"\\&%]/g,
-        (it) => `#${it.charCodeAt(0)};`,
-      );
+      const timed = timeOf && what ? `${timeOf(event)} ms: ${what}` : what;
+      const text = escaped(timed);
       if (toPeer) rows.push(`  ${sent}: ${text}`);
       else if (text !== "") rows.push(`  Note over ${side}: ${text}`);
       if (states) {
@@ -131,16 +159,23 @@ export class SequenceDiagram {
   }
 }
 
+/** Without what Mermaid takes for its own. */
+const escaped = (text: string) =>
+  text.replace(/[#;<>"\\&%]/g, (it) => `#${it.charCodeAt(0)};`);
+
 /** How a diagram is drawn. */
 interface Drawing {
   columns: number;
   color: boolean;
   hasStates: boolean;
+  /** Says when an event was, if that is drawn. */
+  timeOf?: undefined | ((event: SidedEvent) => string);
 }
 
 /** Draws events in two lanes; `undefined` if there is no room for them. */
-function laneRows({ columns, color, hasStates }: Drawing) {
-  const width = Math.min(columns, 80);
+function laneRows({ columns, color, hasStates, timeOf }: Drawing) {
+  const timeWidth = timeOf ? TIME_WIDTH : 0;
+  const width = Math.min(columns, 80) - timeWidth;
   const gap = Math.floor(width / 6) + 1;
   const lane = Math.floor((width - gap - 4) / 2);
   const stateWidth = hasStates ? STATE_WIDTH : 0;
@@ -149,13 +184,17 @@ function laneRows({ columns, color, hasStates }: Drawing) {
 
   const paint = (code: (text: string) => string, text: string) =>
     color ? code(text) : text;
-  const row = (client: string, between: string, server: string) =>
-    `${client} |${between}| ${server}`.trimEnd();
+  const row = (client: string, between: string, server: string, time = "") =>
+    `${
+      timeOf ? `${time.padStart(TIME_WIDTH - 1)} ` : ""
+    }${client} |${between}| ${server}`
+      .trimEnd();
   const blank = " ".repeat(gap);
   const head = row(
     paint(bold, "client".padEnd(lane)),
     blank,
     paint(bold, "server"),
+    "ms",
   );
   const draw = (event: SidedEvent): string[] => {
     const isClient = event.side === "client";
@@ -164,13 +203,16 @@ function laneRows({ columns, color, hasStates }: Drawing) {
       ? paint(cyan, arrow(gap, isClient, event.isLost))
       : blank;
     let { client = "", server = "" } = event.states ?? {};
+    let time = timeOf?.(event);
     return wrapText(event.what, room).map((text) => {
       const [left, right] = isClient ? [text, ""] : ["", text];
       const drawn = row(
         padText(left, room) + client.padStart(stateWidth),
         between,
         server.padEnd(stateWidth) + right,
+        time,
       );
+      time = undefined;
       between = blank;
       client = server = "";
       return drawn;
@@ -181,13 +223,16 @@ function laneRows({ columns, color, hasStates }: Drawing) {
 
 /** An event in lines of its own. */
 function listEvent(
-  { side, what, toPeer, isLost, states }: SidedEvent,
+  event: SidedEvent,
   columns: number,
+  timeOf?: Drawing["timeOf"],
 ): string[] {
+  const { side, what, toPeer, isLost, states } = event;
+  const time = timeOf ? `${timeOf(event)} ms ` : "";
   const to = !toPeer ? "" : isLost ? " --x" : " -->";
   const who = what === "" ? "later" : `${side}${to}`;
   const after = states ? ` [${states.client}, ${states.server}]` : "";
-  return wrapText(`${who} ${what}${after}`, Math.max(columns, 20) - 2)
+  return wrapText(`${time}${who} ${what}${after}`, Math.max(columns, 20) - 2)
     .map((line, i) => i === 0 ? line : `  ${line}`);
 }
 

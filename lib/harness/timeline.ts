@@ -19,6 +19,8 @@ export interface TimelineRow {
 
 /** Columns that nobody's line is longer than. */
 const COLUMNS = 80;
+/** On a narrower terminal its lines break. */
+const LEAST_WIDTH = 12;
 /** At least so many columns are from one number of the axis to the next. */
 const LEAST_STEP = 6;
 
@@ -28,7 +30,8 @@ const LEAST_STEP = 6;
  * @param unit What the numbers of the axis are: `ms`.
  * @param rows The rows, all times in that unit.
  * @param options The axis ends with `end`, by default with the last thing that
- * happened, and not before 1. No line is longer than `columns`.
+ * happened, and not before 1. No line is longer than `columns`, where that is
+ * possible: by default what standard output has, and 80 at most.
  * @returns The axis and the rows, joined by newlines.
  *
  * @example
@@ -49,16 +52,20 @@ const LEAST_STEP = 6;
 export function drawTimeline(
   unit: string,
   rows: TimelineRow[],
-  { end = lastOf(rows), columns = COLUMNS }: {
-    end?: number;
-    columns?: number;
-  } = {},
+  {
+    end = lastOf(rows),
+    // A bare pseudo-terminal has 0 columns: as good as unknown.
+    columns = Math.min(
+      Deno.stdout.isTerminal() && Deno.consoleSize().columns || COLUMNS,
+      COLUMNS,
+    ),
+  }: { end?: number; columns?: number } = {},
 ): string {
   const most = (texts: string[]) =>
     Math.max(...texts.map((text) => text.length));
   const labelWidth = most([unit, ...rows.map(({ label }) => label)]) + 2;
   const noteWidth = most(rows.map(({ note }) => note ? ` ${note}` : ""));
-  const width = columns - labelWidth - noteWidth;
+  const width = Math.max(columns - labelWidth - noteWidth, LEAST_WIDTH);
   const columnOf = (at: number) => Math.round(at / end * (width - 1));
 
   /** Texts on a line; what comes later covers what was there. */
@@ -86,6 +93,43 @@ export function drawTimeline(
     return `${line(label, [...bars, ...marks])} ${note}`.trimEnd();
   });
   return [line(unit, axis).trimEnd(), ...drawn].join("\n");
+}
+
+/**
+ * Draws how long somebody has waited for an answer, try after try.
+ *
+ * @param request What was sent.
+ * @param waits How long each wait was, in milliseconds.
+ * @param isAnswered Whether the last one ended with the answer: an `A`.
+ * @returns A title, and a timeline with a row for each try.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * const drawn = drawTries("a request", [30, 60], true);
+ * const [title, , first, second] = drawn.split("\n");
+ * assertEquals(title, "The waits for a request, until its answer came (A):");
+ * assertEquals(first.replace(/-+\| +/, "-| "), "try 1  |-| 30 ms");
+ * assertEquals(second.replace(/ +\|-+/, " |-"), "try 2 |-A 60 ms");
+ * ```
+ */
+export function drawTries(
+  request: string,
+  waits: number[],
+  isAnswered: boolean,
+): string {
+  const until = isAnswered
+    ? "until its answer came (A)"
+    : "all of them in vain";
+  let end = 0;
+  const rows = waits.map((wait, i): TimelineRow => ({
+    label: `try ${i + 1}`,
+    spans: [[end, end += wait]],
+    note: `${Math.round(wait)} ms`,
+  }));
+  if (isAnswered) rows.at(-1)!.marks = [[end, "A"]];
+  return `The waits for ${request}, ${until}:\n${drawTimeline("ms", rows)}`;
 }
 
 /** When the last thing happened, or 1 if that is later: the axis has a length. */

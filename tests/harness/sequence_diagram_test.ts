@@ -160,6 +160,32 @@ Deno.test("SequenceDiagram shows the states of both sides beside their lanes", (
   );
 });
 
+Deno.test("SequenceDiagram has times since its first event, and notes above all", () => {
+  const notes = ["client A <-> relay B"];
+  const diagram = new SequenceDiagram({ hasTimes: true, notes });
+  const what = 'sendto relay 13 bytes 00 00 00 01 "request"';
+  diagram.lane("server")({ at: 1112.4, what: "recvfrom", toPeer: false });
+  diagram.lane("client")({ at: 1000.1, what, toPeer: true });
+  assertEquals(diagram.draw({ columns: 80, color: false }).split("\n"), [
+    ...notes,
+    "   ms client                       |             | server",
+    "    0 sendto relay 13 bytes        |------------>|",
+    '      00 00 00 01 "request"        |             |',
+    "  112                              |             | recvfrom",
+  ]);
+  assertEquals(diagram.draw({ columns: 40, color: false }).split("\n"), [
+    ...notes,
+    "0 ms client --> sendto relay 13 bytes",
+    '  00 00 00 01 "request"',
+    "112 ms server recvfrom",
+  ]);
+  assertEquals(diagram.mermaid().split("\n").slice(3), [
+    "  Note over client,server: client A #60;-#62; relay B",
+    "  client->>server: 0 ms: sendto relay 13 bytes 00 00 00 01 #34;request#34;",
+    "  Note over server: 112 ms: recvfrom",
+  ]);
+});
+
 Deno.test("SequenceDiagram.paths() has each state until it changed", () => {
   const diagram = new SequenceDiagram();
   const states = [["A", "A"], ["B", "A"], ["B", "C"], ["A", "C"]] as const;

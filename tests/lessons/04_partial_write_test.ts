@@ -82,7 +82,7 @@ Deno.test("04 shows what write() returns and what follows from it", async () => 
   assert(Number(raced) >= 2);
   assertEquals(inTurn, "2");
 
-  assertEquals(tableBehind(stdout, "Writing to a peer").slice(0, 3), [
+  assertEquals(tableBehind(stdout, "Writes to a peer").slice(0, 3), [
     ["0 bytes, the peer is there", "0 accepted"],
     ["5 bytes, the peer has closed", "5 accepted"],
     ["5 more bytes", "EPIPE"],

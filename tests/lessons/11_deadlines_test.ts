@@ -56,12 +56,18 @@ Deno.test("11 demo: each request is carried out and answered once", async () => 
     const through = count(picture, new RegExp(`^  client->>server:${of}`));
     const stopped = count(picture, new RegExp(`^  client-xserver:${of}`));
     assertEquals(through + stopped, sent);
-    const came = count(picture, new RegExp(`over server: recvfrom${of}`));
+    const came = count(
+      picture,
+      new RegExp(`over server: \\d+ ms: recvfrom relay${of}`),
+    );
     assert(through >= 1 && through <= came && came <= 2 * through, picture);
     const answers = count(picture, new RegExp(`^  server(->>|-x)client:${of}`));
     assert(answers === came || answers === came - 1, picture);
     const back = count(picture, new RegExp(`^  server->>client:${of}`));
-    const got = count(picture, new RegExp(`over client: recvfrom${of}`));
+    const got = count(
+      picture,
+      new RegExp(`over client: \\d+ ms: recvfrom relay${of}`),
+    );
     assert(back >= 1 && got <= 2 * back, picture);
   }
 });
@@ -91,9 +97,63 @@ Deno.test("11 demo gives up waits and requests, and says so", async () => {
     ),
     ["1 3 TimedOut: none in time", "2 3 TimedOut: none in time"],
   );
-  const diagram = stdout.slice(stdout.search(/^client +\|/m));
-  assertEquals(count(diagram, /^sendto .* \|-+x +\|$/), 6);
+  assert(stdout.includes("for request 1, all of them in vain:\n"), stdout);
+  const diagram = stdout.slice(stdout.search(/^ +ms client +\|/m));
+  assertEquals(count(diagram, /^ *\d+ sendto relay .* \|-+x +\|$/), 6);
   assertEquals(count(diagram, /-+>|<-+|\| recvfrom/), 0);
+});
+
+Deno.test("11 demo shows waits that double, and which address is whose", async () => {
+  const { code, stdout, stderr } = await run(LESSON, []);
+  assertEquals([code, stderr], [0, ""]);
+  for (const line of stdout.split("\n")) assert(line.length <= 80, line);
+  // With the usual seed it is request 1, unless the machine is very busy.
+  const [, id] = stdout
+    .match(/^The waits for request (\d+), until its answer came \(A\):$/m)!;
+  const [, sent, ms] = table(stdout, /^request +sent/)[Number(id) - 1]!;
+  assert(Number(sent) >= 3, stdout);
+
+  const tries = table(stdout, /^ms +0 /);
+  assertEquals(
+    tries.map(([label]) => label),
+    Array.from(tries, (_, i) => `try ${i + 1}`),
+  );
+  assertEquals(tries.length, Number(sent));
+  const waits = tries.map((row) => Number(row.at(-1)!.match(/(\d+) ms$/)![1]));
+  // A timer may be late, and never early.
+  for (const [i, wait] of waits.slice(0, -1).entries()) {
+    assert(wait >= 30 * 2 ** i - 1, `${waits}`);
+  }
+  const sum = waits.reduce((a, b) => a + b);
+  assert(
+    Math.abs(sum - Number(ms.replace(",", ""))) <= waits.length,
+    `${waits}, ${ms}`,
+  );
+
+  // The diagram: whose each address is, and when each row was.
+  const addresses = stdout.match(
+    /^client (\S+) <-> relay (\S+)\nrelay (\S+) <-> server (\S+)\n +ms client /m,
+  )!.slice(1);
+  assertEquals(new Set(addresses).size, 4);
+  const [, listening] = stdout.match(/^listening on (\S+)$/m)!;
+  assertEquals(addresses[3], listening);
+  const rows = stdout.slice(stdout.search(/^ +ms client +\|/m)).trimEnd()
+    .split("\n").slice(1);
+  assert(rows.some((row) => row.includes(` bind ${addresses[0]} `)), stdout);
+  const times = rows.map((row) => row.slice(0, 6).trim())
+    .filter((time) => time !== "").map(Number);
+  assertEquals(times[0], 0);
+  assertEquals(times, times.toSorted((a, b) => a - b));
+  // Between two tries of the first request is the wait that the timeline has.
+  const sends = rows.flatMap((row, i) =>
+    /^ *\d+ sendto relay/.test(row) && rows[i + 1]!.includes(`"request ${id}"`)
+      ? [parseInt(row)]
+      : []
+  );
+  assertEquals(sends.length, waits.length);
+  for (const [i, wait] of waits.slice(0, -1).entries()) {
+    assert(sends[i + 1]! - sends[i]! >= wait - 2, `${sends}, ${waits}`);
+  }
 });
 
 Deno.test("11 server carries a request out once, as long as it remembers", async () => {
@@ -146,9 +206,13 @@ Deno.test("11 ask() takes no answer for another request's", async () => {
     .map((it) => Deno.listenDatagram(it));
   const address = server.addr as Deno.NetAddr;
   const once = { tries: 1, timeout: LONG };
+  const counted = async (...args: Parameters<typeof ask>) => {
+    const { answer, waits } = await ask(...args);
+    return { answer, waits: waits.length };
+  };
   assertEquals(
-    await ask(socket, address, "one", { id: 1, tries: 2, timeout: 5 }),
-    { answer: null, sent: 2 },
+    await counted(socket, address, "one", { id: 1, tries: 2, timeout: 5 }),
+    { answer: null, waits: 2 },
   );
   const serving = (async () => {
     const [[request]] = [await server.receive(), await server.receive()];
@@ -170,12 +234,12 @@ Deno.test("11 ask() takes no answer for another request's", async () => {
   })();
   const answers: unknown[] = [];
   for (const id of [2, 3, undefined]) {
-    answers.push(await ask(socket, address, "?", { id, ...once }));
+    answers.push(await counted(socket, address, "?", { id, ...once }));
   }
   assertEquals(answers, [
-    { answer: "y", sent: 1 },
-    { answer: "z", sent: 1 },
-    { answer: "?!", sent: 1 },
+    { answer: "y", waits: 1 },
+    { answer: "z", waits: 1 },
+    { answer: "?!", waits: 1 },
   ]);
   await serving;
   for (const it of [server, stranger, socket]) it.close();
@@ -190,8 +254,10 @@ Deno.test("11 ask() gives up in time although other answers come", async () => {
   const start = performance.now();
   const asked = await ask(socket, server.addr as Deno.NetAddr, "?", options);
   clearInterval(noise);
-  assertEquals(asked, { answer: null, sent: 2 });
+  assertEquals([asked.answer, asked.waits.length], [null, 2]);
   // The second wait is twice as long; more than that would be no deadline.
+  const [first, second] = asked.waits;
+  assert(first! >= 49 && second! >= 99, `${asked.waits}`);
   const time = performance.now() - start;
   assert(time >= 149 && time < 2000, `${time} ms`);
   for (const it of [server, socket]) it.close();

@@ -47,12 +47,13 @@ export function parseTranscript(text: string): Step[] {
 /** Other numbers than these may be what they are by chance. */
 const FIXED = /^(?:\d{1,3}|9000|9527|1000|1024|65507|65508)$/;
 
-/** Numbers, times, addresses, and space. */
-const PARTS = /(\d+(?:,\d{3})+|\d+(?:\.\d+)*(?: ms\b)?|\s+)/;
+/** Numbers, times, addresses, lines of a picture, and space. */
+const PARTS = /(\d+(?:,\d{3})+|\d+(?:\.\d+)*(?: ms\b)?|-{2,}|\s+)/;
 
 /** What matches a part of a line, whatever is by chance in it. */
 function partPattern(part: string): string {
   if (/^\s/.test(part)) return "\\s+";
+  if (part.startsWith("-")) return "-+";
   if (part.endsWith(" ms")) return "[\\d.]+\\s+ms";
   if (/^\d+\.\d+$/.test(part)) return "\\d+\\.\\d+";
   // Four numbers with dots are an address.
@@ -110,8 +111,13 @@ class Terminal implements AsyncDisposable {
   async #read() {
     const decoder = new TextDecoder();
     for await (const chunk of this.#process.stdout) {
-      this.#output += decoder.decode(chunk, { stream: true })
-        .replaceAll("\r", "");
+      const start = this.#output.lastIndexOf("\n") + 1;
+      const line = this.#output.slice(start) +
+        decoder.decode(chunk, { stream: true });
+      // As a terminal does: what is behind a \r replaces what is before it.
+      this.#output = this.#output.slice(0, start) +
+        line.replaceAll("\r\n", "\n").replace(/[^\n]*\r(?=[^\n])/g, "")
+          .replaceAll("\x1b[K", "");
       this.#changed.resolve();
       this.#changed = Promise.withResolvers();
     }

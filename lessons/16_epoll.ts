@@ -393,7 +393,6 @@ if (import.meta.main) {
     server: {
       help: "echoes what clients send, all at once",
       options: { ...common.server, udp },
-      show: "table",
       run: server,
     },
   });

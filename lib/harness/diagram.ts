@@ -35,7 +35,8 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
 
   return async (forMermaid) => {
     await Promise.all(reading);
-    if (server.length === 0) return "";
+    // One that could not begin has said why.
+    if (!server.some(({ isOpening }) => isOpening)) return "";
     const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
     markLost([...client, ...server]);
     const diagram = new SequenceDiagram();

@@ -111,7 +111,12 @@ export interface Outcome {
   toPeer?: boolean;
   /** For UDP: which datagram was sent or received. */
   datagram?: SocketCall["datagram"];
+  /** What it has thrown. */
+  error?: unknown;
 }
+
+/** Is told a call, and the error that it has thrown, if it has. */
+export type Report = (call: SocketCall, error?: unknown) => void;
 
 /** Lets a call happen when somebody says so. */
 export interface Gate {
@@ -140,7 +145,7 @@ export class Recorder {
   readonly gate: Gate | undefined;
   /** The prototypes whose methods it watches already. */
   readonly watched: WeakSet<object> = new WeakSet();
-  #report: (call: SocketCall) => void;
+  #report: Report;
   #most: number;
   #hasPlaces: boolean;
   #sockets = new WeakMap<object, SocketInfo>();
@@ -157,7 +162,7 @@ export class Recorder {
    * @param report Is told each call, before the program has its result.
    */
   constructor(
-    report: (call: SocketCall) => void,
+    report: Report,
     { bytes = 16, hasPlaces = true, gate }: RecorderOptions = {},
   ) {
     this.#report = report;
@@ -256,7 +261,7 @@ export class Recorder {
   /** It has failed. */
   fail(begun: Begun, error: unknown): void {
     const result = () => `: ${oneLine(reasonOf(error))}`;
-    this.end(begun, () => ({ result: result(), toPeer: false }));
+    this.end(begun, () => ({ result: result(), toPeer: false, error }));
   }
 
   /** Whether any call waits. */
@@ -311,7 +316,7 @@ export class Recorder {
       isOneOfSeveral: this.#areSeveral,
       toPeer,
       datagram: outcome.datagram,
-    });
+    }, outcome.error);
   }
 
   /**

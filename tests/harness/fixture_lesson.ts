@@ -26,6 +26,8 @@ const FAULTS: Record<
   (io: Pick<Io, "print" | "interruptible">) => unknown
 > = {
   none() {},
+  /** The server catches the error of a lost client. */
+  lost() {},
   error() {
     throw new Error("one\ntwo \x1b[31mthree\0");
   },
@@ -65,10 +67,15 @@ async function server(
   io.signal.addEventListener("abort", () => io.drain && listener.close());
   onListen(listener.addr);
   const buffer = new Uint8Array(1024);
-  for await (using conn of listener) {
-    for (let count; (count = await conn.read(buffer)) !== null;) {
-      await writeFull(conn, buffer.subarray(0, count));
-      await FAULTS[fault]!(io);
+  for await (const next of listener) {
+    try {
+      using conn = next;
+      for (let count; (count = await conn.read(buffer)) !== null;) {
+        await writeFull(conn, buffer.subarray(0, count));
+        await FAULTS[fault]!(io);
+      }
+    } catch (error) {
+      if (fault !== "lost") throw error;
     }
   }
 }

@@ -1,6 +1,6 @@
 /** What the runner does with a lesson, whichever it is. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { exchange } from "../peers.ts";
+import { exchange, reset, resettingServer } from "../peers.ts";
 import {
   descendants,
   fakeProgram,
@@ -219,7 +219,7 @@ Deno.test("runLesson() says where it could not connect, listen or resolve", asyn
   assertEquals([refused.code, refused.stdout], [1, "client done!!\n"]);
   assertMatch(
     refused.stderr,
-    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED \(Connection refused\).*\n$/,
+    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED \(Connection refused\): does a server listen there\?\n$/,
   );
   const unknown = await run(FIXTURE, [...client, "--host=no.such.invalid"]);
   assertEquals([unknown.code, unknown.stdout], [1, "client done!!\n"]);
@@ -234,14 +234,52 @@ Deno.test("runLesson() says where it could not connect, listen or resolve", asyn
     const args = [mode, "--host=127.0.0.1", `--port=${port}`, "--quiet"];
     const { code, stdout, stderr } = await run(FIXTURE, args);
     assertEquals([code, stdout], [1, ""]);
-    assert(
-      stderr.startsWith(
-        `${NAME}: listen 127.0.0.1:${port}: EADDRINUSE (Address already in use)`,
-      ),
+    assertEquals(
       stderr,
+      `${NAME}: listen 127.0.0.1:${port}: EADDRINUSE (Address already in use): ` +
+        `ss -tlnp 'sport = :${port}' says who has it\n`,
     );
-    assertEquals(stderr.trimEnd().split("\n").length, 1);
   }
+  const foreign = await run(FIXTURE, ["server", "--host=192.0.2.1"]);
+  assertMatch(
+    foreign.stderr,
+    /^fixture_lesson: listen 192\.0\.2\.1:9527: EADDRNOTAVAIL \(.+\): no address of this host, ip addr lists those\n$/,
+  );
+});
+
+Deno.test("runLesson() says once, as an error or in the trace, what has failed", async () => {
+  const inOneLog = { wrapper: by('exec "$@" 2>&1') };
+  const refused = await run(FIXTURE, ["client", "--port=1"], inOneLog);
+  assertMatch(
+    refused.stdout,
+    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED .+\nclient done!!\n$/,
+  );
+
+  // The trace tells what comes before it, and what the program then does.
+  await using server = await resettingServer();
+  const args = ["client", `--port=${server.port}`];
+  const lost = await run(FIXTURE, args, { ...inOneLog, input: "hello\n" });
+  assertEquals(lost.code, 1);
+  const [connect, write, ...rest] = returnedCalls(lost.stdout).split("\n");
+  assertMatch(connect!, /:client #1 socket, connect /);
+  assertMatch(write!, /:client #1 write 6 of 6 bytes /);
+  assertMatch(
+    rest.join("\n"),
+    /^\S+:client #1 close\nfixture_lesson: read: ECONNRESET \(.+\): the server has ended the connection by a reset\nclient done!!\n$/,
+  );
+});
+
+Deno.test("runLesson() shows in the trace a failure that the program catches", async () => {
+  const { process, port } = await startServer("--fault=lost");
+  await using _ = process;
+  await reset(port, new Uint8Array(5));
+  await process.traceHas(
+    /server #2 \w+: (?:ECONNRESET|EPIPE) \(.+\)\n.+ #2 close\n/,
+  );
+  process.kill("SIGTERM");
+  const { code, stderr } = await process.result();
+  assertEquals(code, 0);
+  assertEquals(stderr.match(/ECONNRESET|EPIPE/g)?.length, 1, stderr);
 });
 
 for (const fault of ["rejection", "uncaught"]) {

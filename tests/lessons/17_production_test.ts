@@ -198,7 +198,7 @@ Deno.test("17 client exits 1 for what is lost or not what was sent", async () =>
   assertEquals([refused.code, refused.stderr], [
     1,
     "17_production: connect 127.0.0.1:1: " +
-    "ECONNREFUSED (Connection refused)\n",
+    "ECONNREFUSED (Connection refused): does a server listen there?\n",
   ]);
   assertEquals(summary(refused.stdout), {
     counts: { clients: 3, messages: 6, lost: 6, corrupted: 0 },

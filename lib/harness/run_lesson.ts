@@ -16,6 +16,7 @@ import {
   parseCommandLine,
   UsageError,
 } from "./command_line.ts";
+import { fitText } from "./fit_text.ts";
 import { readHeader } from "./header.ts";
 import { remedyOf, rootOf, type Where } from "./remedy.ts";
 import { startShow } from "./show.ts";
@@ -89,6 +90,13 @@ export async function runLesson<M extends Record<string, Options>>(
   return Deno.exit(Math.max(code, Deno.exitCode));
 }
 
+/** On a terminal no word is broken that has room in a line. */
+function fit(text: string): string {
+  // A bare pseudo-terminal has 0 columns: as good as unknown.
+  const columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns;
+  return columns ? fitText(text, columns) : text;
+}
+
 function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
@@ -138,7 +146,7 @@ async function runMode(
     output: {
       write: (p) => isOver ? never : inOrder().write(p),
     },
-    print: (line) => isOver ? never : inOrder().print(line),
+    print: (text) => isOver ? never : inOrder().print(fit(text)),
     report(error) {
       if (!stop.signal.aborted) tell(error);
     },

@@ -35,6 +35,9 @@ const FAULTS: Record<
     throw new UsageError("not like this");
   },
   status: () => 3,
+  prose({ print }) {
+    print("A line that is written for eighty columns, and\ngoes on here.");
+  },
   rejection() {
     Promise.reject(new Error("nobody awaits it"));
     return new Promise(() => {}); // The mode itself goes on.

@@ -708,6 +708,55 @@ for (const [name, value] of [["in color", ""], ["with NO_COLOR", "1"]]) {
   );
 }
 
+/** On a terminal of this size. */
+const onSmall = (columns: number, rows: number) => (command: string[]) =>
+  onTerminal(by(`stty cols ${columns} rows ${rows}; exec "$@"`)(command));
+
+Deno.test(
+  "runLesson() on a terminal breaks prose between words, and nowhere else",
+  onlyWithScript,
+  async () => {
+    const args = ["--fault=prose", "--quiet"];
+    const narrow = await run(FIXTURE, args, { wrapper: onSmall(30, 24) });
+    assert(
+      narrow.stdout.includes(
+        "\nA line that is written for\r\neighty columns, and goes on\r\nhere.\r\n",
+      ),
+      narrow.stdout,
+    );
+    const piped = await run(FIXTURE, args);
+    assert(
+      piped.stdout.includes("for eighty columns, and\ngoes on here.\n"),
+      piped.stdout,
+    );
+  },
+);
+
+Deno.test(
+  "runLesson() repeats the heading of a diagram that is taller than the terminal",
+  onlyWithScript,
+  async () => {
+    const env = { NO_COLOR: "1" };
+    const heading = /^client +\| +\| server\r?\n/gm;
+    const headings = async (
+      ...args: [wrapper?: typeof onTerminal, mode?: string]
+    ) => {
+      const [wrapper, mode] = args;
+      const { stdout } = await run(FIXTURE, mode ? [mode] : [], {
+        env,
+        ...wrapper && { wrapper },
+      });
+      return { count: stdout.match(heading)?.length ?? 0, stdout };
+    };
+    const low = await headings(onSmall(80, 10));
+    assertEquals(low.count, 2, low.stdout);
+    assertMatch(low.stdout, /\nclient +\| +\| server\r\n$/);
+    assertEquals((await headings(onSmall(80, 60))).count, 1);
+    assertEquals((await headings()).count, 1);
+    assertEquals((await headings(onSmall(80, 10), "--mermaid")).count, 0);
+  },
+);
+
 Deno.test(
   "runLesson() on a terminal, into a file: no prompt",
   onlyWithScript,

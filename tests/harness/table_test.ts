@@ -44,7 +44,7 @@ Deno.test("formatTable() gives wide characters two columns", () => {
   const within = (columns: number) =>
     formatTable(["输出"], [[long]], { color: false, columns });
   assertEquals(within(22), `输出\n${long}`);
-  assertEquals(within(21), `输出: ${long}`);
+  assertEquals(within(21), "输出:\n  一二三四五六七八九\n  十百");
 });
 
 Deno.test("formatTable() is a list where it would be too wide", () => {
@@ -84,7 +84,34 @@ Deno.test("formatTable() adds rows to a table without a head", () => {
   );
   assertEquals(formatTable(head, [], options), "");
   assertEquals(
-    formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 10 }),
+    formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 15 }),
     "second: 1.5\nstate: LAST-ACK\n",
+  );
+});
+
+Deno.test("formatTable() breaks a cell that is too wide between its words", () => {
+  const rows = [["one", "two three four"]];
+  assertEquals(
+    formatTable(["a", "b"], rows, { columns: 12, color: false }),
+    "a: one\nb: two\n  three four",
+  );
+});
+
+Deno.test("formatTable() has its head at the end too, if that is out of sight", () => {
+  const rows = [[1], [2], [3]];
+  const options = { columns: 80, color: false };
+  const lines = ["n", "1", "2", "3"];
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 5 }).split("\n"),
+    lines,
+  );
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 4 }).split("\n"),
+    [...lines, "n"],
+  );
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 2, hasHead: false })
+      .split("\n"),
+    lines.slice(1),
   );
 });

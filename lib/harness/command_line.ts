@@ -64,6 +64,8 @@ export interface Io {
   output: Writer;
   /** Prints a line on standard output. */
   print(line: string): Promise<unknown>;
+  /** Prints a line of a child's. */
+  relay(line: string): Promise<unknown>;
   /** Prints an error on standard error, in one line. */
   report(error: unknown): void;
   /** Prints a server's first line. */

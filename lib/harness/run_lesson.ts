@@ -136,6 +136,9 @@ async function runMode(
   // When it is over, whoever still prints waits for ever, as a program that is
   // gone: if it went on, it might never let this process end.
   let isOver = false;
+  // Once a demo is told to end, only its server speaks. It ends its own line.
+  let isEnding = false;
+  let isMidLine = false;
   const never = new Promise<never>(() => {});
   const inOrder = () => {
     show.settle();
@@ -144,9 +147,14 @@ async function runMode(
   const io: Io = {
     operands,
     output: {
-      write: (p) => isOver ? never : inOrder().write(p),
+      write(p) {
+        if (isOver || isEnding && !isMidLine) return never;
+        isMidLine = p.at(-1) !== 0x0a;
+        return inOrder().write(p);
+      },
     },
-    print: (text) => isOver ? never : inOrder().print(fit(text)),
+    print: (text) => isOver || isEnding ? never : inOrder().print(fit(text)),
+    relay: (line) => isOver ? never : inOrder().print(line),
     report(error) {
       if (!stop.signal.aborted) tell(error);
     },
@@ -171,7 +179,12 @@ async function runMode(
   const isServer = SERVERS.includes(name);
   const ending = interrupted.promise.then((code) => {
     // The terminal has shown ^C, wherever the cursor was.
-    if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) io.print("");
+    const isTerminal = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
+    if (isTerminal) {
+      io.relay("");
+      isMidLine = false;
+    }
+    isEnding = !isServer;
     return isServer && code > 128 ? 0 : code;
   });
 
@@ -196,6 +209,7 @@ async function runMode(
   }
   isOver = true;
   show.settle();
+  if (isEnding && isMidLine) stdout.print("");
   if (last !== undefined) stdout.print(last);
   // It could wait for ever for the trace of a child that hangs.
   const shown = hasEnded ? await show.finish() : "";

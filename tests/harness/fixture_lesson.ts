@@ -23,7 +23,7 @@ import { runLesson } from "../../lib/harness/run_lesson.ts";
 /** What a mode does besides its work, by the name that `--fault` gives. */
 const FAULTS: Record<
   string,
-  (io: Pick<Io, "print" | "interruptible">) => unknown
+  (io: Pick<Io, "print" | "interruptible" | "output" | "signal">) => unknown
 > = {
   none() {},
   /** The server catches the error of a lost client. */
@@ -35,6 +35,12 @@ const FAULTS: Record<
     throw new UsageError("not like this");
   },
   status: () => 3,
+  async late({ print, output, signal }) {
+    await output.write(encode("half"));
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    await output.write(encode(" a line\n"));
+    await print("client done!!");
+  },
   prose({ print }) {
     print("A line that is written for eighty columns, and\ngoes on here.");
   },
@@ -86,7 +92,7 @@ async function server(
 async function client(
   { hostname = "", port = 0, fault = "none", lines = undefined, ...io }:
     & { hostname?: string; port?: number; fault?: string; lines?: Lines }
-    & Pick<Io, "output" | "print" | "interruptible">,
+    & Pick<Io, "output" | "print" | "interruptible" | "signal">,
 ) {
   using conn = await Deno.connect({ hostname, port });
   const status = await FAULTS[fault]!(io);

@@ -372,10 +372,19 @@ for (const [signal, status] of signals) {
     const { code, stdout, stderr } = await process.result();
     assertEquals(code, 0);
     assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
-    const write = /server #2 write 1 of 1 bytes "\\x00"\n/g;
+    const write = /server #2 write 1 of 1 byte "\\x00"\n/g;
     assertEquals(returnedCalls(stderr).match(write)?.length, 2);
   });
 }
+
+Deno.test("runLesson() lets a demo say no more once it is told to end", async () => {
+  await using process = new LessonProcess(FIXTURE, ["--fault=late", "--quiet"]);
+  await process.stdoutHas("\nhalf");
+  process.kill("SIGINT");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 130);
+  assertEquals(spoken(stdout), ["half a line", "server closed"]);
+});
 
 Deno.test("runLesson() ends a server that fails while it drains", async () => {
   const { process, port } = await startServer("--drain", "--fault=error");

@@ -59,7 +59,7 @@ function wordsOf(call: SocketCall): string {
 
 /** Writes `6 bytes` for `6 of 6 bytes`: a diagram has little room. */
 export function withoutTwice(text: string): string {
-  return text.replace(/\b(\d+) of \1 bytes/, "$1 bytes");
+  return text.replace(/\b(\d+) of (?=\1 bytes?\b)/, "");
 }
 
 /**

@@ -50,7 +50,7 @@ export function padText(text: string, width: number): string {
 }
 
 /** What stays in one line if it fits. */
-const WORDS = /"(?:\\.|[^"\\])*"\S*|(?:\d+ of )?\d+ bytes\b|\S+/g;
+const WORDS = /"(?:\\.|[^"\\])*"\S*|(?:\d+ of )?\d+ bytes?\b|\S+/g;
 
 /**
  * Breaks text at spaces, but not within quotes, nor between a number and its

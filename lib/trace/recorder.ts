@@ -5,6 +5,7 @@
  * @module
  */
 
+import { counted } from "../counted.ts";
 import { describeError } from "../error_text.ts";
 import { quoteBytes } from "../quote_bytes.ts";
 import { callSite, NOWHERE, type Place } from "./call_site.ts";
@@ -338,7 +339,7 @@ export class Recorder {
     try {
       // Whatever else it is, the call itself accepts or refuses it.
       const { byteLength } = all as Uint8Array;
-      const count = `${length ?? byteLength} bytes`;
+      const count = counted(length ?? byteLength, "byte");
       const isShown = all instanceof Uint8Array && byteLength > 0;
       if (!isShown || this.#most === 0) return count;
       const data = all.subarray(0, length);

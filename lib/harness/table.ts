@@ -7,8 +7,12 @@
 import { bold } from "@std/fmt/colors";
 import { widthOf, wrapText } from "./text_width.ts";
 
+/** A number, or one that `grouped` has written. */
+const NUMBER = /^-?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?$/;
+
 /**
- * Formats a table: text to the left of its column, numbers to the right. A
+ * Formats a table: text to the left of its column, numbers to the right, also those
+ * that `grouped` has written. A
  * table that is too wide becomes a list: each cell is in its own line, after
  * its column's name. One that is taller than the terminal has its head at its end
  * as well, because the one at the top is out of sight then.
@@ -47,7 +51,7 @@ export function formatTable(
     Math.max(...table.map((cells) => widthOf(cells[column] ?? "")))
   );
   const isNumeric = head.map((_, column) =>
-    rows.every((cells) => typeof cells[column] === "number")
+    rows.every((cells) => NUMBER.test(String(cells[column] ?? "")))
   );
   const lines = table.map((cells) =>
     cells.map((cell, column) => {

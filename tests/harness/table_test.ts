@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { grouped } from "../../lib/harness/grouped.ts";
 import { formatTable } from "../../lib/harness/table.ts";
 
 Deno.test("formatTable() aligns text left and numbers right", () => {
@@ -12,6 +13,14 @@ Deno.test("formatTable() aligns text left and numbers right", () => {
       "    1  67108864  3919467",
       "    2  63189397  waiting",
     ].join("\n"),
+  );
+});
+
+Deno.test("formatTable() takes for a number what grouped() has written", () => {
+  const rows = [[grouped(4_194_304), "8,1"], [grouped(999), 7], ["1.50", ""]];
+  assertEquals(
+    formatTable(["bytes", "what"], rows, { color: false }).split("\n"),
+    ["    bytes  what", "4,194,304  8,1", "      999  7", "     1.50"],
   );
 });
 

@@ -153,7 +153,7 @@ send queue here, or in the receive queue there, where nobody reads it.`,
 
 /** Cells whose numbers have their thousands apart. */
 const readable = (cells: (string | number)[]) =>
-  cells.map((cell) => typeof cell === "number" ? grouped(cell) : cell);
+  cells.map((it) => typeof it === "number" && it >= 1000 ? grouped(it) : it);
 
 /** What an option was, what it should be, and what it is now, or the error. */
 async function ask(

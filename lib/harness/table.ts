@@ -7,8 +7,11 @@
 import { bold } from "@std/fmt/colors";
 import { widthOf, wrapText } from "./text_width.ts";
 
-/** A number, or one that `grouped` has written. */
-const NUMBER = /^-?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?$/;
+/**
+ * What `grouped` may have written. But where no cell has a comma, these may be
+ * names as well, like the number of a process.
+ */
+const GROUPED = /^-?\d{1,3}(,\d{3})*(\.\d+)?$/;
 
 /**
  * Formats a table: text to the left of its column, numbers to the right, also those
@@ -50,9 +53,11 @@ export function formatTable(
   const widths = head.map((_, column) =>
     Math.max(...table.map((cells) => widthOf(cells[column] ?? "")))
   );
-  const isNumeric = head.map((_, column) =>
-    rows.every((cells) => NUMBER.test(String(cells[column] ?? "")))
-  );
+  const isNumeric = head.map((_, column) => {
+    const cells = rows.map((row) => row[column] ?? "");
+    return cells.every((it) => typeof it === "number" || GROUPED.test(it)) &&
+      !cells.every((it) => typeof it === "string" && !it.includes(","));
+  });
   const lines = table.map((cells) =>
     cells.map((cell, column) => {
       const spaces = " ".repeat(widths[column]! - widthOf(cell));

@@ -17,10 +17,19 @@ Deno.test("formatTable() aligns text left and numbers right", () => {
 });
 
 Deno.test("formatTable() takes for a number what grouped() has written", () => {
-  const rows = [[grouped(4_194_304), "8,1"], [grouped(999), 7], ["1.50", ""]];
+  const rows = [[grouped(4_194_304), "8,1"], [grouped(999), 7], ["1.5", ""]];
+  // The number of a process is a name.
+  assertEquals(
+    formatTable(["process"], [["12"], ["9527"]], { color: false }),
+    "process\n12\n9527",
+  );
+  assertEquals(
+    formatTable(["process"], [["12"], ["7"]], { color: false }),
+    "process\n12\n7",
+  );
   assertEquals(
     formatTable(["bytes", "what"], rows, { color: false }).split("\n"),
-    ["    bytes  what", "4,194,304  8,1", "      999  7", "     1.50"],
+    ["    bytes  what", "4,194,304  8,1", "      999  7", "      1.5"],
   );
 });
 

@@ -72,7 +72,7 @@ export async function client({
   // One read again, in the hope that it is all of the reply.
   const buffer = new Uint8Array(16 * 1024);
   const count = await conn.read(buffer);
-  if (count === null) throw new Error("read failed!: End of stream");
+  if (count === null) throw new Error("The server has closed the connection");
   await writeFull(output, buffer.subarray(0, count));
   if (buffer[count - 1] !== 0x0a) await writeFull(output, encode("\n"));
 }

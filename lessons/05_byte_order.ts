@@ -115,7 +115,6 @@ if (import.meta.main) {
     demo: {
       help: "numbers, an address, a sockaddr_in, byte by byte",
       options: {},
-      show: "table",
       operands: "NUMBER...",
       run: demo,
     },

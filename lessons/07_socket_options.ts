@@ -25,6 +25,7 @@
  */
 
 import { outcomeOf } from "../lib/error_text.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {
@@ -83,7 +84,10 @@ export async function demo({
     }
   }
   print("What becomes of a value that is asked for:");
-  print(formatTable(["option", "socket", "before", "asked", "after"], answers));
+  print(formatTable(
+    ["option", "socket", "before", "asked", "after"],
+    answers.map(readable),
+  ));
   print(`
 Deno's is a live connection: TCP sizes its buffers as it goes (tcp(7)).
 ENOPROTOOPT is a refusal: a type is decided when the socket is created, an error
@@ -93,23 +97,23 @@ can only be read, and UDP has no TCP_NODELAY (EOPNOTSUPP says the same).
   const sendLimits = await limits(libc, "SO_SNDBUF", "wmem_max");
   const [, least, , , limit] = sendLimits;
   const reason = got === 2 * sendBuffer
-    ? ": it doubles a value, to make room\nfor its own bookkeeping (socket(7))"
+    ? ": it doubles a value, to make\nroom for its own bookkeeping (socket(7))"
     : got === least
     ? ", the least that a socket gets"
     : got === 2 * Number(limit)
-    ? ": it cuts a value to the limit, and\ndoubles it (socket(7))"
+    ? ": it cuts a value to\nthe limit, and doubles it (socket(7))"
     : "";
   print("Buffer sizes: the least and the most of this host, in bytes");
   print(formatTable(
     ["option", "asked", "got", "asked", "got", "limit", "got/limit"],
     [
-      ["SO_SNDBUF", ...sendLimits],
-      ["SO_RCVBUF", ...await limits(libc, "SO_RCVBUF", "rmem_max")],
+      readable(["SO_SNDBUF", ...sendLimits]),
+      readable(["SO_RCVBUF", ...await limits(libc, "SO_RCVBUF", "rmem_max")]),
     ],
   ));
   print(`
 The limit is wmem_max or rmem_max in /proc/sys/net/core. Asked for
-${sendBuffer}, the tutorial's socket got ${got}${reason}.
+${grouped(sendBuffer)}, the tutorial's socket got ${grouped(got)}${reason}.
 `);
 
   print("Deno's two calls turn off what libc has turned on above:");
@@ -138,14 +142,18 @@ ${sendBuffer}, the tutorial's socket got ${got}${reason}.
     "SO_SNDBUF now",
   ];
   print(formatTable(head, [
-    await firstWrite(libc),
-    await firstWrite(libc, sendBuffer),
+    readable(await firstWrite(libc)),
+    readable(await firstWrite(libc, sendBuffer)),
   ]));
   print(
     `The rest of the 64 MiB waits in the program. What was accepted waits in the
 send queue here, or in the receive queue there, where nobody reads it.`,
   );
 }
+
+/** Cells whose numbers have their thousands apart. */
+const readable = (cells: (string | number)[]) =>
+  cells.map((it) => typeof it === "number" && it >= 1000 ? grouped(it) : it);
 
 /** What an option was, what it should be, and what it is now, or the error. */
 async function ask(

@@ -3,6 +3,7 @@
  * @difficulty intermediate
  * @tags tcp, ReadableStream, pipeTo, half-close, backpressure
  * @run deno run --allow-net --allow-run=deno,cat lessons/13_streams.ts
+ * @run deno run --allow-net lessons/13_streams.ts server
  * @resource {https://docs.deno.com/api/deno/~/Deno.Conn} Deno.Conn: read, write, closeWrite, readable, writable
  * @see 02_tcp_echo.ts
  * @see README.md, "13 Streams"
@@ -14,24 +15,25 @@
  *
  * The shortest form is not the simplest one, because the end of `readable`
  * closes the whole connection. So a client that has ended only its own
- * direction (a half-close) gets no answer any more. The cure is a stream made
- * of `read`, in `lib/open_readable.ts`. `pipeTo` rejects when the client
- * resets, and a promise that rejects while nobody waits for it ends the
- * process, so each form needs a `catch`. When a client stops reading, each form
- * waits, which is backpressure. But `echoNoAwait()` does not wait for its
- * writes, so it keeps everything in memory.
+ * direction (a half-close) gets no answer. The cure is a stream made of `read`,
+ * in `lib/open_readable.ts`. `pipeTo` rejects when the client resets, and a
+ * rejection that nobody waits for ends the process, so each form needs a
+ * `catch`. When a client stops reading, each form waits (backpressure). But
+ * `echoNoAwait()` does not wait for its writes: it keeps all in memory.
  *
  * @module
  */
 
 import { cpuUsage } from "node:process";
 import { setTimeout as delay } from "node:timers/promises";
+import { announce } from "../lib/address.ts";
 import { afterReads } from "../lib/after_reads.ts";
 import { forward } from "../lib/forward.ts";
 import { writeFull } from "../lib/full_io.ts";
 import { spawnDeno } from "../lib/harness/child.ts";
 import { textLines } from "../lib/harness/text_lines.ts";
-import type { Io } from "../lib/harness/command_line.ts";
+import { common, type Io } from "../lib/harness/command_line.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { putLoad } from "../lib/lab/load.ts";
@@ -157,27 +159,42 @@ async function throughProxies(): Promise<string> {
   return formatTable(["proxy", "answer"], await Promise.all(rows));
 }
 
+/** What a server may call for each client, as it is written. */
+const CALLS: [text: string, call: (conn: Deno.TcpConn) => unknown][] = [
+  ["echoByPipeTo(conn)", (conn) => echoByPipeTo(conn)],
+  [
+    "echoByPipeTo(conn).catch(() => {})",
+    (conn) => echoByPipeTo(conn).catch(() => {}),
+  ],
+  ["echoByRead(conn)", (conn) => echoByRead(conn)],
+];
+
+/** A server that does not wait for what it calls, so it catches no error. */
+async function server({
+  hostname = "127.0.0.1",
+  port = 0,
+  call = 0,
+  onListen = announce,
+} = {}): Promise<void> {
+  using listener = Deno.listen({ hostname, port });
+  onListen(listener.addr);
+  const [, echo] = CALLS[call]!;
+  for await (const conn of listener) echo(conn);
+}
+
 /** Servers in processes of their own, because a server may end its process. */
 async function afterReset(): Promise<string> {
-  const rows = [
-    "echoByPipeTo(conn)",
-    "echoByPipeTo(conn).catch(() => {})",
-    "echoByRead(conn)",
-  ].map(async (call) => {
-    const program = `
-      Deno.stdin.read(new Uint8Array(1)).then(() => Deno.exit());
-      const writeFull = (conn, data) => conn.write(data);
-      ${echoByRead} ${echoByPipeTo}
-      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      console.log(String(listener.addr.port)); // Numbers may be in color.
-      for await (const conn of listener) ${call};`;
-    const url = `data:text/javascript,${encodeURIComponent(program)}`;
-    const child = spawnDeno([url], "null");
-    const port = Number((await textLines(child.stdout).next()).value);
+  const rows = CALLS.map(async ([text], i) => {
+    const options = ["--child", "--host=127.0.0.1", "--port=0", `--call=${i}`];
+    const args = [import.meta.url, "server", ...options];
+    const child = spawnDeno(args, "null");
+    const { value: ready } = await textLines(child.stdout).next();
+    const port = Number(ready?.split(":").at(-1));
     await connectAndReset(port);
+    await Promise.race([child.status, delay(500)]); // It has time to end.
     const load = await putLoad({ port, clients: 1, messages: 20 });
     await child.stdin.close().catch(() => {}); // It may have ended already.
-    return [call, load.messages - load.lost, (await child.status).code];
+    return [text, load.messages - load.lost, (await child.status).code];
   });
   const head = ["for await (const conn of listener)", "echoes", "exit code"];
   return formatTable(head, await Promise.all(rows));
@@ -203,7 +220,8 @@ async function backpressure(uses: Uses): Promise<string> {
     const server = endOf(table, pair.server)!;
     const request = client.sendQueue + server.receiveQueue;
     const echo = server.sendQueue + client.receiveQueue;
-    return [name, request, sent - request - echo, echo];
+    const places = [request, sent - request - echo, echo];
+    return [name, ...places.map(grouped)];
   });
   const head = ["server", "kernel: requests", "its memory", "kernel: echoes"];
   return formatTable(head, await Promise.all(rows));
@@ -223,18 +241,28 @@ async function costs(echoes: Uses): Promise<string> {
     const start = cpuUsage();
     const { rate, messages } = await putLoad({ port, duration: 400 });
     const { user, system } = cpuUsage(start);
-    rows.push([name, Math.round(rate), Math.round((user + system) / messages)]);
+    const time = (user + system) / messages;
+    rows.push([name, grouped(Math.round(rate)), Math.round(time)]);
   }
   return formatTable(["server", "messages/s", "us of CPU each"], rows);
 }
 
 if (import.meta.main) {
+  const max = CALLS.length - 1;
+  const call = { default: 0, max, help: "which one of the demo's third table" };
+
   await runLesson(import.meta.url, {
     demo: {
       help: "three forms of an echo server, and what comes of each",
       options: {},
       show: "table",
       run: demo,
+    },
+    server: {
+      help: "one that ends by an error, or not, as demo runs it",
+      options: { ...common.server, call },
+      show: "trace",
+      run: server,
     },
   });
 }

@@ -86,14 +86,14 @@ async function answer(conn: Deno.TcpConn) {
 
 /** Starts two processes, connects many clients, and kills one process. */
 export async function demo(
-  { hostname, port, connections, print, signal }:
+  { hostname, port, connections, print, relay, signal }:
     & Values<typeof common.demo>
     & { connections: number }
     & Io,
 ) {
   needReusePort();
   let isDone = false;
-  const start = { url: import.meta.url, print, signal };
+  const start = { url: import.meta.url, relay, signal };
   const first = { ...start, args: { host: hostname, port } };
   let inner: Promise<number> | undefined;
   const outer = forkServer(first, async (port, stop) => {
@@ -221,7 +221,7 @@ export async function supervisor(
   using holder = Deno.listen({ hostname, port, reusePort: true });
   const { addr } = holder;
   const args = { host: hostname, port: addr.port };
-  const command = { url: import.meta.url, args, print: () => {}, signal };
+  const command = { url: import.meta.url, args, relay: () => {}, signal };
   let listening = 0;
 
   /** Starts a process, and another one when it has ended. */

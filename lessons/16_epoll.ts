@@ -27,6 +27,7 @@
 import { announce, formatAddress } from "../lib/address.ts";
 import { forkServer } from "../lib/harness/child.ts";
 import { common, type Io, type Values } from "../lib/harness/command_line.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { putLoad } from "../lib/lab/load.ts";
@@ -361,13 +362,13 @@ export async function demo(
   const rows: (string | number)[][] = [];
   for (const [lesson, ...flags] of servers) {
     const { href: url } = new URL(`${lesson}.ts`, import.meta.url);
-    const command = { url, args, flags, print: () => {}, signal };
+    const command = { url, args, flags, relay: () => {}, signal };
     const status = await forkServer(command, async (port, stop) => {
       const load = { hostname, port, clients, duration };
       const { rate, p50, p99, error } = await putLoad(load);
       if (error !== undefined) throw error;
       const times = [p50, p99].map((time = 0) => Number(time.toFixed(2)));
-      rows.push([lesson, Math.round(rate), ...times]);
+      rows.push([lesson, grouped(Math.round(rate)), ...times]);
       stop();
     });
     if (status !== 0) return status; // It has said why.
@@ -393,7 +394,6 @@ if (import.meta.main) {
     server: {
       help: "echoes what clients send, all at once",
       options: { ...common.server, udp },
-      show: "table",
       run: server,
     },
   });

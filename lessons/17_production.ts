@@ -24,6 +24,7 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
+import { counted } from "../lib/counted.ts";
 import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import {
@@ -33,6 +34,7 @@ import {
   type Writer,
 } from "../lib/full_io.ts";
 import { common, type Io } from "../lib/harness/command_line.ts";
+import { grouped } from "../lib/harness/grouped.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
@@ -70,7 +72,8 @@ export async function server({
       print(`waiting for clients to finish: ${clients}, ${most}`);
     },
   });
-  print(`served ${connections} connections, ${bytes} bytes`);
+  const served = counted(connections, "connection");
+  print(`served ${served}, ${counted(bytes, "byte")}`);
 
   async function echo(conn: ServedConn) {
     let buffer = new Uint8Array(bufferSize || FIRST_BUFFER);
@@ -203,7 +206,7 @@ async function nagle(isWith: boolean) {
   const options = { bufferSize: 16 * 1024, nagle: !isWith };
   const load = { clients: 1, size: 64 * 1024, duration: PATIENCE };
   const { rate } = await putLoadOn(options, load);
-  return `${Math.round(rate)} messages/s`;
+  return `${grouped(Math.round(rate))} messages/s`;
 }
 
 async function fairness(isWith: boolean, clients: number) {

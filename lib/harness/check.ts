@@ -10,6 +10,7 @@ import { writeFull } from "../full_io.ts";
 import { IdleTimer } from "../idle_timer.ts";
 import { connectAndReset, type ResetOptions } from "../lab/reset_client.ts";
 import { quoteBytes } from "../quote_bytes.ts";
+import { grouped } from "./grouped.ts";
 
 /** The server that is judged, and how. */
 export interface Subject {
@@ -358,9 +359,6 @@ function describeWrong(
 }
 
 const hex = (byte: number) => `0x${byte.toString(16).padStart(2, "0")}`;
-
-/** A number with its thousands apart. */
-const grouped = (count: number) => count.toLocaleString("en-US");
 
 /**
  * Writes bytes as they are, if they are few, and otherwise how many they are.

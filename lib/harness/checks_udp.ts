@@ -15,6 +15,7 @@ import {
   describeBytes,
   noise,
 } from "./check.ts";
+import { grouped } from "./grouped.ts";
 
 /** The largest datagram over IPv4: 65,535 bytes, less two headers. */
 const LARGEST = 65_507;
@@ -86,7 +87,7 @@ export const UDP_CHECKS: Check[] = [
     run: (attempt) => echo(attempt, SIZES.map(noise)),
   },
   {
-    name: `the largest datagram comes back: ${LARGEST.toLocaleString("en-US")}`,
+    name: `the largest datagram comes back: ${grouped(LARGEST)}`,
     lesson: "06",
     run: (attempt) => echo(attempt, [noise(LARGEST)]),
   },

@@ -21,7 +21,7 @@ export interface ServerCommand {
   /** The flags of `deno run` that it needs besides those for the network. */
   flags?: string[];
   /** Gets each line that the server prints. */
-  print?: (line: string) => unknown;
+  relay?: (line: string) => unknown;
   /** Ends the server when it is aborted. */
   signal?: AbortSignal;
 }
@@ -36,7 +36,7 @@ export interface ServerCommand {
  * @throws {Error} `fork failed!`, what `parent` throws, and the signal's reason.
  */
 export async function forkServer(
-  { url, args, flags = [], print = console.log, signal }: ServerCommand,
+  { url, args, flags = [], relay = console.log, signal }: ServerCommand,
   parent: (port: number, stop: () => void) => unknown,
 ): Promise<number> {
   signal?.throwIfAborted();
@@ -46,13 +46,13 @@ export async function forkServer(
   const lines = textLines(child.stdout);
   const stop = () => void endChild(child);
   const wait = async () => {
-    for await (const line of lines) print(line);
+    for await (const line of lines) relay(line);
     return (await child.status).code;
   };
   const runBoth = async () => {
     const { value: ready } = await lines.next();
     if (ready === undefined) return await wait(); // It could not even begin.
-    print(ready);
+    relay(ready);
     signal?.throwIfAborted();
     const port = Number(ready.split(":").at(-1));
     await Promise.race([parent(port, stop), failLate()]);

@@ -64,6 +64,8 @@ export interface Io {
   output: Writer;
   /** Prints a line on standard output. */
   print(line: string): Promise<unknown>;
+  /** Prints a line of a child's. */
+  relay(line: string): Promise<unknown>;
   /** Prints an error on standard error, in one line. */
   report(error: unknown): void;
   /** Prints a server's first line. */
@@ -211,6 +213,12 @@ export function parseCommandLine(
       throw new UsageError(`${what} ${quoted(operands[0])}${known}`);
     }
   }
+  // What goes step by step is shown by its steps.
+  for (const flag of Object.keys(SHOW_OPTIONS[modes[name]!.show ?? "table"])) {
+    if (flag !== "step" && given["step"] && given[flag]) {
+      throw new UsageError(`--step does not go together with --${flag}`);
+    }
+  }
   const values = Object.entries(options).map(([name, option]) =>
     [option.key, valueOf(name, option, given[name])] as const
   );
@@ -228,6 +236,15 @@ function valueOf(name: string, option: Option, given: unknown) {
   if (name === "host" && /^\d+$/.test(String(given))) {
     // The resolver would take it for an address: 9527 is 0.0.37.55.
     throw new UsageError(`--host ${given} is a number, is it the port?`);
+  }
+  // An IPv6 address without brackets has colons too, but more than one.
+  const [, host, port] = String(given).match(/^(\[.*\]|[^:]*):(\d*)$/) ?? [];
+  if ((name === "host" || name === "port") && port !== undefined) {
+    const bare = host!.replace(/^\[|\]$/g, "");
+    const apart = `--host ${bare || "HOST"} --port ${port || "PORT"}`;
+    throw new UsageError(
+      `${given} is host and port, give them apart: ${apart}`,
+    );
   }
   if (typeof usual !== "number") return given;
   const number = /^[0-9]+$/.test(String(given)) ? Number(given) : NaN;

@@ -35,7 +35,8 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
 
   return async (forMermaid) => {
     await Promise.all(reading);
-    if (server.length === 0) return "";
+    // One that could not begin has said why.
+    if (!server.some(({ isOpening }) => isOpening)) return "";
     const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
     const relay = relayPorts([...client, ...server]);
     markLost([...client, ...server], relay);
@@ -67,7 +68,7 @@ function wordsOf(call: SocketCall, relay: Set<number>): string {
 
 /** Writes `6 bytes` for `6 of 6 bytes`: a diagram has little room. */
 export function withoutTwice(text: string): string {
-  return text.replace(/\b(\d+) of \1 bytes/, "$1 bytes");
+  return text.replace(/\b(\d+) of (?=\1 bytes?\b)/, "");
 }
 
 /** The ports of a relay: it is in this process, and its calls are lib's. */

@@ -16,7 +16,9 @@ import {
   parseCommandLine,
   UsageError,
 } from "./command_line.ts";
+import { fitText } from "./fit_text.ts";
 import { readHeader } from "./header.ts";
+import { remedyOf, rootOf, type Where } from "./remedy.ts";
 import { startShow } from "./show.ts";
 import { OrderedOutput } from "./ordered_output.ts";
 
@@ -44,8 +46,11 @@ export async function runLesson<M extends Record<string, Options>>(
   const [, program] = decodeURIComponent(url).match(/([^/]+?)(?:\.ts)?$/)!;
   // In the background: if nobody reads standard error, a signal still ends this.
   const stderr = new OrderedOutput(() => {}, Deno.stderr);
-  const report = (error: unknown, call = "") =>
-    stderr.print(`${program}: ${call}${describeError(error)}`);
+  const report = (error: unknown, call = "", where: Where = {}) => {
+    const remedy = remedyOf(error, where);
+    const words = [describeError(error), remedy].filter((it) => it !== "");
+    return stderr.print(`${program}: ${call}${words.join(": ")}`);
+  };
 
   // Resolves to the exit code when something ends the program from outside.
   const interrupted = Promise.withResolvers<number>();
@@ -85,6 +90,13 @@ export async function runLesson<M extends Record<string, Options>>(
   return Deno.exit(Math.max(code, Deno.exitCode));
 }
 
+/** On a terminal no word is broken that has room in a line. */
+function fit(text: string): string {
+  // A bare pseudo-terminal has 0 columns: as good as unknown.
+  const columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns;
+  return columns ? fitText(text, columns) : text;
+}
+
 function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
@@ -95,9 +107,14 @@ async function runMode(
   { name, values, operands }: CommandLine,
   stdout: OrderedOutput,
   interrupted: PromiseWithResolvers<number>,
-  report: (error: unknown, call?: string) => Promise<unknown>,
+  report: (error: unknown, call: string, where: Where) => Promise<unknown>,
 ): Promise<number> {
-  const finish = await startShow(mode.show, values);
+  const show = await startShow(mode.show, values);
+  const tell = (error: unknown) => {
+    show.leaveOut(rootOf(error));
+    const where = whereIs(error, name, values);
+    return report(error, callText(error, where), where);
+  };
   let giveUp: AbortController | undefined;
   // A second signal changes nothing. (Under `deno task` each arrives twice.)
   Deno.addSignalListener("SIGINT", () => {
@@ -119,15 +136,27 @@ async function runMode(
   // When it is over, whoever still prints waits for ever, as a program that is
   // gone: if it went on, it might never let this process end.
   let isOver = false;
+  // Once a demo is told to end, only its server speaks. It ends its own line.
+  let isEnding = false;
+  let isMidLine = false;
   const never = new Promise<never>(() => {});
+  const inOrder = () => {
+    show.settle();
+    return stdout;
+  };
   const io: Io = {
     operands,
     output: {
-      write: (p) => isOver ? never : stdout.write(p),
+      write(p) {
+        if (isOver || isEnding && !isMidLine) return never;
+        isMidLine = p.at(-1) !== 0x0a;
+        return inOrder().write(p);
+      },
     },
-    print: (line) => isOver ? never : stdout.print(line),
+    print: (text) => isOver || isEnding ? never : inOrder().print(fit(text)),
+    relay: (line) => isOver ? never : inOrder().print(line),
     report(error) {
-      if (!stop.signal.aborted) report(error, callOf(error, name, values));
+      if (!stop.signal.aborted) tell(error);
     },
     signal: stop.signal,
     async interruptible(work) {
@@ -150,7 +179,12 @@ async function runMode(
   const isServer = SERVERS.includes(name);
   const ending = interrupted.promise.then((code) => {
     // The terminal has shown ^C, wherever the cursor was.
-    if (Deno.stdin.isTerminal() && Deno.stdout.isTerminal()) io.print("");
+    const isTerminal = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
+    if (isTerminal) {
+      io.relay("");
+      isMidLine = false;
+    }
+    isEnding = !isServer;
     return isServer && code > 128 ? 0 : code;
   });
 
@@ -159,7 +193,7 @@ async function runMode(
     const status = await Promise.race([running, ending]);
     code = typeof status === "number" ? status : 0;
   } catch (error) {
-    const reported = report(error, callOf(error, name, values));
+    const reported = tell(error);
     // On a terminal it stands before the last line.
     await Promise.race([reported, pause(LAST_READ)]);
     if (error instanceof UsageError) code = 2;
@@ -174,31 +208,44 @@ async function runMode(
     hasEnded = await Promise.race(isServer ? [drained] : [drained, late()]);
   }
   isOver = true;
+  show.settle();
+  if (isEnding && isMidLine) stdout.print("");
   if (last !== undefined) stdout.print(last);
   // It could wait for ever for the trace of a child that hangs.
-  const shown = hasEnded ? await finish() : "";
+  const shown = hasEnded ? await show.finish() : "";
   if (shown !== "") stdout.print(shown);
   return code;
 }
 
-/**
- * The call of Deno's that an error came from, as perror(3) names it:
- * `connect 127.0.0.1:9527: `. It is found in the error's own stack.
- */
-function callOf(error: unknown, mode: string, values: unknown): string {
-  const { stack, cause } = Object(error);
-  const call = /at (?:async )?\w+\.(\w+) \(ext:deno_net/.exec(stack)?.[1];
-  if (call === undefined || cause !== undefined) return "";
+/** Where an error comes from, and which address that call was given. */
+interface ErrorPlace extends Where {
+  address?: string | undefined;
+}
+
+/** Finds the call of Deno's that an error came from, in the error's own stack. */
+function whereIs(
+  error: unknown,
+  mode: string,
+  values: Record<string, unknown>,
+): ErrorPlace {
+  const { stack } = Object(rootOf(error));
+  const [, name] = /at (?:async )?\w+\.(\w+) \(ext:deno_net/.exec(stack) ?? [];
+  const call = name === "listenDatagram" ? "bind" : name;
   // Only this address is known: a demo has several, and accept() has none.
+  // (A call of libc's is not in the stack.)
   const isKnown = mode === "client"
-    ? /^(connect|send)/.test(call)
-    : SERVERS.includes(mode) && call.startsWith("listen");
+    ? call === "connect" || call === "send"
+    : SERVERS.includes(mode) &&
+      (call === undefined || call === "listen" || call === "bind");
+  if (!isKnown) return { call };
+  const address = formatAddress(values as unknown as Deno.NetAddr);
+  return { call, address, port: Number(values["port"]) };
+}
+
+/** Names the call as perror(3) does: `connect 127.0.0.1:9527: `. */
+function callText(error: unknown, { call, address }: ErrorPlace): string {
+  if (call === undefined || Object(error).cause !== undefined) return "";
   // The name of a host may contain anything that a terminal would obey.
-  const address = isKnown
-    ? ` ${formatAddress(values as Deno.NetAddr)}`.replace(
-      /[\p{Cc}\p{Cf}]+/gu,
-      " ",
-    )
-    : "";
-  return `${call === "listenDatagram" ? "bind" : call}${address}: `;
+  const plain = address?.replace(/[\p{Cc}\p{Cf}]+/gu, " ");
+  return `${plain === undefined ? call : `${call} ${plain}`}: `;
 }

@@ -102,12 +102,15 @@ export class SequenceDiagram {
 
   /**
    * Draws it for a terminal, by default for standard output: at most 80 columns
-   * wide. The lines are joined by newlines.
+   * wide. One that is taller than the terminal has its head at its end as well,
+   * because the one at the top is out of sight then. The lines are joined by
+   * newlines.
    */
   draw(
     {
       // A bare pseudo-terminal has 0 columns: as good as unknown.
       columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns || 80,
+      height = Deno.stdout.isTerminal() && Deno.consoleSize().rows || Infinity,
       color = Deno.stdout.isTerminal() && !Deno.noColor,
     } = {},
   ): string {
@@ -116,7 +119,14 @@ export class SequenceDiagram {
     const rows = laneRows({ columns, color, hasStates, timeOf });
     if (rows === undefined) return this.#list(columns);
     const drawn = this.#inOrder().flatMap(rows.draw);
-    return [...this.#notes, rows.head, ...drawn, ...this.#leftOut()].join("\n");
+    const lines = [
+      ...this.#notes,
+      rows.head,
+      ...drawn,
+      ...this.#leftOut(),
+    ];
+    if (lines.length >= height) lines.push(rows.head);
+    return lines.join("\n");
   }
 
   /** One event after the other, where two lanes have no room. */

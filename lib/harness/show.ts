@@ -7,35 +7,56 @@
 
 import { type Mode, UsageError } from "./command_line.ts";
 
+/** How socket calls are shown while a lesson runs, and at its end. */
+export interface Show {
+  /** An error is reported: its call is not to be shown as well. */
+  leaveOut(error: unknown): void;
+  /** Shows what has waited, before something else is printed. */
+  settle(): void;
+  /** Resolves to what is printed at the end, or to `""`. */
+  finish(): Promise<string>;
+}
+
+const NOTHING: Show = {
+  leaveOut() {},
+  settle() {},
+  finish: () => Promise.resolve(""),
+};
+
 /**
  * Loads what shows the socket calls, unless `--quiet` is given: then it costs
  * nothing. What a child does is shown by its parent.
  *
  * @param show What is shown.
  * @param options The options of the command line.
- * @returns A function that resolves to what is to be printed at the end, or to
- * `""`.
  */
 export async function startShow(
   show: Mode["show"],
   { quiet, mermaid, step, child }: Record<string, unknown>,
-): Promise<() => Promise<string>> {
+): Promise<Show> {
   if (step) {
     await startSteps(show);
-    return () => Promise.resolve("");
+    return NOTHING;
   }
   if (show === "diagram" && !quiet) {
     const { startDiagram } = await import("./diagram.ts");
     const draw = startDiagram();
-    return () => draw(mermaid === true);
+    return { ...NOTHING, finish: () => draw(mermaid === true) };
   }
   if (show === "trace" && !quiet && !child) {
     const { watchChildren } = await import("./child_watch.ts");
     const { startTrace } = await import("../trace/start_trace.ts");
-    startTrace();
+    const { HeldTrace } = await import("./held_trace.ts");
+    const trace = new HeldTrace();
+    startTrace((call, error) => trace.take(call, error));
     watchChildren(new URL("../trace/trace.ts", import.meta.url));
+    return {
+      ...NOTHING,
+      leaveOut: (error) => trace.leaveOut(error),
+      settle: () => trace.settle(),
+    };
   }
-  return () => Promise.resolve("");
+  return NOTHING;
 }
 
 /** Stops before each call: of a demo's two processes, or of this one. */

@@ -51,7 +51,7 @@ export function padText(text: string, width: number): string {
 
 /** What stays in one line if it fits: also four bytes, as `00 00 00 01`. */
 const WORDS =
-  /(?:[0-9a-f]{2} ){3}[0-9a-f]{2}\b|"(?:\\.|[^"\\])*"\S*|(?:\d+ of )?\d+ bytes\b|\S+/g;
+  /(?:[0-9a-f]{2} ){3}[0-9a-f]{2}\b|"(?:\\.|[^"\\])*"\S*|(?:\d+ of )?\d+ bytes?\b|\S+/g;
 
 /**
  * Breaks text at spaces, but not within quotes, nor between a number and its

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { counted } from "../counted.ts";
 import { withDeadline } from "../deadline.ts";
 import { readExactly, writeFull } from "../full_io.ts";
 import { IdleTimer } from "../idle_timer.ts";
@@ -257,10 +258,13 @@ export function describeLoad(report: LoadReport): string {
   const { clients, messages, lost, corrupted, rate, p50, p99 } = report;
   const ms = (time?: number) => `${time?.toFixed(2) ?? "-"} ms`;
   return [
-    `${clients} clients, ${messages} messages, ${lost} lost, ${corrupted} corrupted`,
-    `${Math.round(rate)} messages/s, half of the echoes within ${ms(p50)}, ` +
+    `${counted(clients, "client")}, ${counted(messages, "message")}, ` +
+    `${lost} lost, ${corrupted} corrupted`,
+    `${
+      Math.round(rate).toLocaleString("en-US")
+    } messages/s, half of the echoes within ${ms(p50)}, ` +
     `99 % within ${ms(p99)}`,
-    `${report.when}: ${report.starved} clients without an echo, ` +
+    `${report.when}: ${counted(report.starved, "client")} without an echo, ` +
     `Jain's index ${report.index.toFixed(3)}`,
     report.most < ENOUGH_ECHOES
       ? `(but nobody had more than ${report.most}: too few to compare clients)`

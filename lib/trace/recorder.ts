@@ -5,6 +5,7 @@
  * @module
  */
 
+import { counted } from "../counted.ts";
 import { describeError } from "../error_text.ts";
 import { quoteBytes } from "../quote_bytes.ts";
 import { callSite, NOWHERE, type Place } from "./call_site.ts";
@@ -111,7 +112,12 @@ export interface Outcome {
   toPeer?: boolean;
   /** For UDP: which datagram was sent or received. */
   datagram?: SocketCall["datagram"];
+  /** What it has thrown. */
+  error?: unknown;
 }
+
+/** Is told a call, and the error that it has thrown, if it has. */
+export type Report = (call: SocketCall, error?: unknown) => void;
 
 /** Lets a call happen when somebody says so. */
 export interface Gate {
@@ -140,7 +146,7 @@ export class Recorder {
   readonly gate: Gate | undefined;
   /** The prototypes whose methods it watches already. */
   readonly watched: WeakSet<object> = new WeakSet();
-  #report: (call: SocketCall) => void;
+  #report: Report;
   #most: number;
   #hasPlaces: boolean;
   #sockets = new WeakMap<object, SocketInfo>();
@@ -157,7 +163,7 @@ export class Recorder {
    * @param report Is told each call, before the program has its result.
    */
   constructor(
-    report: (call: SocketCall) => void,
+    report: Report,
     { bytes = 16, hasPlaces = true, gate }: RecorderOptions = {},
   ) {
     this.#report = report;
@@ -256,7 +262,7 @@ export class Recorder {
   /** It has failed. */
   fail(begun: Begun, error: unknown): void {
     const result = () => `: ${oneLine(reasonOf(error))}`;
-    this.end(begun, () => ({ result: result(), toPeer: false }));
+    this.end(begun, () => ({ result: result(), toPeer: false, error }));
   }
 
   /** Whether any call waits. */
@@ -311,7 +317,7 @@ export class Recorder {
       isOneOfSeveral: this.#areSeveral,
       toPeer,
       datagram: outcome.datagram,
-    });
+    }, outcome.error);
   }
 
   /**
@@ -333,7 +339,7 @@ export class Recorder {
     try {
       // Whatever else it is, the call itself accepts or refuses it.
       const { byteLength } = all as Uint8Array;
-      const count = `${length ?? byteLength} bytes`;
+      const count = counted(length ?? byteLength, "byte");
       const isShown = all instanceof Uint8Array && byteLength > 0;
       if (!isShown || this.#most === 0) return count;
       const data = all.subarray(0, length);

@@ -12,7 +12,7 @@ import { watchStreams } from "./conn_streams.ts";
 import {
   Recorder,
   type RecorderOptions,
-  type SocketCall,
+  type Report,
   type SocketInfo,
 } from "./recorder.ts";
 import { type Any, prototypeWith, watchCall, watchSync } from "./replace.ts";
@@ -38,7 +38,7 @@ const LOOPBACK_HOST = "127.0.0.1";
  * ```
  */
 export function watchSocketCalls(
-  report: (call: SocketCall) => void,
+  report: Report,
   options?: RecorderOptions,
 ): Recorder {
   const recorder = new Recorder(report, options);

@@ -13,6 +13,7 @@ import {
   hostTime,
   type Recorder,
   type RecorderOptions,
+  type Report,
   type SocketCall,
   textOf,
 } from "./recorder.ts";
@@ -32,7 +33,7 @@ const SHORT = 1;
  * @returns What knows them; other kinds of sockets are told to it.
  */
 export function startTrace(
-  print = linePrinter(errorLine),
+  print: Report = linePrinter(errorLine),
   options?: RecorderOptions,
 ): Recorder {
   const recorder = watchSocketCalls(print, options);

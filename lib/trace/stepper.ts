@@ -323,7 +323,8 @@ export class Stepper implements Gate {
       if (source !== "") lines.push(`      ${source}`);
     }
     for (const line of lines) write(`${line.slice(0, columns)}\n`);
-    const others = all.length > 1 ? `, ${choicesOf(all)}: another one` : "";
+    const choices = all.length > 1 ? choicesOf(all) : "";
+    const others = choices === "" ? "" : `, ${choices}: another one`;
     const input = this.#input.isWanted ? " (the program waits for a line)" : "";
     write(`Enter: let it happen${others}, r: run on${input} `);
     this.#isAsked = true;

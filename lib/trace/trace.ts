@@ -13,6 +13,7 @@
  * @module
  */
 
+import { counted } from "../counted.ts";
 import { errorLine } from "./error_line.ts";
 import { tellNotWatched, watchHttp } from "./http_calls.ts";
 import { watchNodeSockets } from "./node_sockets.ts";
@@ -102,11 +103,12 @@ function count(call: SocketCall): void {
 
 function printSummary(): void {
   const seconds = ((hostTime() - SINCE) / 1000).toFixed(1);
-  print(`${summary.size} sockets in ${seconds} s:`);
+  print(`${counted(summary.size, "socket")} in ${seconds} s:`);
   for (const [number, { ends, calls, read, written, waited }] of summary) {
     print(
-      `#${number} ${ends}: ${calls} calls, ${read} bytes read, ` +
-        `${written} bytes written, ${durationOf(waited)} waited`,
+      `#${number} ${ends}: ${counted(calls, "call")}, ` +
+        `${counted(read, "byte")} read, ${counted(written, "byte")} written, ` +
+        `${durationOf(waited)} waited`,
     );
   }
 }

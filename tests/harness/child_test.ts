@@ -18,7 +18,7 @@ async function fork(
     const status = await forkServer({
       url: new URL(`file://${encodeURI(file)}`).href,
       args: { port: 0, host: "a b", nagle: true, wait: false },
-      print: (line) => printed.push(line),
+      relay: (line) => printed.push(line),
       signal,
     }, parent);
     return { status, printed };
@@ -66,11 +66,11 @@ Deno.test("forkServer() ends the server when the parent fails", async () => {
   const url = "data:text/javascript," + encodeURIComponent(
     `${LISTENING} ${UNTIL_STDIN_ENDS} console.log("server closed");`,
   );
-  const print = (line: string) => printed.push(line);
+  const relay = (line: string) => printed.push(line);
   await assertRejects(
     () =>
       forkServer(
-        { url, args: {}, print },
+        { url, args: {}, relay },
         () => Promise.reject(new RangeError("parent")),
       ),
     RangeError,

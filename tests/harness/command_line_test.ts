@@ -97,7 +97,7 @@ Deno.test("parseCommandLine() takes the tutorial's operands for options", () => 
     assertEquals([hostname, port], ["::1", 9000], args.join(" "));
   }
   assertEquals(parse("client", "::1").values.port, 9527);
-  for (const host of ["127.1", "80.example", "9527x"]) {
+  for (const host of ["127.1", "80.example", "9527x", "[::1]", "::", "1::9"]) {
     assertEquals(parse("client", host).values.hostname, host);
   }
 });
@@ -187,6 +187,17 @@ Deno.test("parseCommandLine() refuses what the mode does not have", () => {
     [["client", "--quiet", "080"], "--host 080 is a number, is it the port?"],
     [["client", "--host=1"], "--host 1 is a number, is it the port?"],
     [["server", "--host", "80"], "--host 80 is a number, is it the port?"],
+    [
+      ["client", "127.0.0.1:9527"],
+      "127.0.0.1:9527 is host and port, give them apart: --host 127.0.0.1 --port 9527",
+    ],
+    [["client", "--host=a:1", "--port=2"], "apart: --host a --port 1"],
+    [["client", "a:"], "apart: --host a --port PORT"],
+    [["client", "[::1]:9527"], "apart: --host ::1 --port 9527"],
+    [["server", "[::1]:9527"], "apart: --host ::1 --port 9527"],
+    [["server", ":80"], "apart: --host HOST --port 80"],
+    [["server", "--quiet", "--step"], "--step does not go together with"],
+    [["demo", "--step", "--quiet"], 'unknown option "--quiet"'],
     [["client", "--host="], "--host needs a value"],
     [["client", "--host"], "--host needs a value"],
     [["client", "--host", ""], "--host needs a value"],

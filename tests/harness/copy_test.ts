@@ -251,7 +251,7 @@ Deno.test("copy of 17_production.ts drains on SIGTERM", async () => {
     assertEquals((await server.status).code, 0);
     assertMatch(
       (await out.read()).value ?? "",
-      /^served 1 connections, 3 bytes/,
+      /^served 1 connection, 3 bytes/,
     );
     await out.cancel();
   });

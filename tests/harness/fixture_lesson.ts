@@ -23,9 +23,11 @@ import { runLesson } from "../../lib/harness/run_lesson.ts";
 /** What a mode does besides its work, by the name that `--fault` gives. */
 const FAULTS: Record<
   string,
-  (io: Pick<Io, "print" | "interruptible">) => unknown
+  (io: Pick<Io, "print" | "interruptible" | "output" | "signal">) => unknown
 > = {
   none() {},
+  /** The server catches the error of a lost client. */
+  lost() {},
   error() {
     throw new Error("one\ntwo \x1b[31mthree\0");
   },
@@ -33,6 +35,15 @@ const FAULTS: Record<
     throw new UsageError("not like this");
   },
   status: () => 3,
+  async late({ print, output, signal }) {
+    await output.write(encode("half"));
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    await output.write(encode(" a line\n"));
+    await print("client done!!");
+  },
+  prose({ print }) {
+    print("A line that is written for eighty columns, and\ngoes on here.");
+  },
   rejection() {
     Promise.reject(new Error("nobody awaits it"));
     return new Promise(() => {}); // The mode itself goes on.
@@ -65,10 +76,15 @@ async function server(
   io.signal.addEventListener("abort", () => io.drain && listener.close());
   onListen(listener.addr);
   const buffer = new Uint8Array(1024);
-  for await (using conn of listener) {
-    for (let count; (count = await conn.read(buffer)) !== null;) {
-      await writeFull(conn, buffer.subarray(0, count));
-      await FAULTS[fault]!(io);
+  for await (const next of listener) {
+    try {
+      using conn = next;
+      for (let count; (count = await conn.read(buffer)) !== null;) {
+        await writeFull(conn, buffer.subarray(0, count));
+        await FAULTS[fault]!(io);
+      }
+    } catch (error) {
+      if (fault !== "lost") throw error;
     }
   }
 }
@@ -76,7 +92,7 @@ async function server(
 async function client(
   { hostname = "", port = 0, fault = "none", lines = undefined, ...io }:
     & { hostname?: string; port?: number; fault?: string; lines?: Lines }
-    & Pick<Io, "output" | "print" | "interruptible">,
+    & Pick<Io, "output" | "print" | "interruptible" | "signal">,
 ) {
   using conn = await Deno.connect({ hostname, port });
   const status = await FAULTS[fault]!(io);

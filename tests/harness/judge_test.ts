@@ -262,7 +262,8 @@ Deno.test("judge says in one line that nothing listens there", async () => {
   assertEquals([code, stdout], [1, ""]);
   assertEquals(
     stderr,
-    "judge: connect 127.0.0.1:1: ECONNREFUSED (Connection refused)\n",
+    "judge: connect 127.0.0.1:1: ECONNREFUSED (Connection refused): " +
+      "does a server listen there?\n",
   );
 });
 

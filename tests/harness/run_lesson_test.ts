@@ -1,6 +1,7 @@
 /** What the runner does with a lesson, whichever it is. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { exchange } from "../peers.ts";
+import { connectAndReset } from "../../lib/lab/reset_client.ts";
+import { exchange, resettingServer } from "../peers.ts";
 import {
   descendants,
   fakeProgram,
@@ -219,7 +220,7 @@ Deno.test("runLesson() says where it could not connect, listen or resolve", asyn
   assertEquals([refused.code, refused.stdout], [1, "client done!!\n"]);
   assertMatch(
     refused.stderr,
-    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED \(Connection refused\).*\n$/,
+    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED \(Connection refused\): does a server listen there\?\n$/,
   );
   const unknown = await run(FIXTURE, [...client, "--host=no.such.invalid"]);
   assertEquals([unknown.code, unknown.stdout], [1, "client done!!\n"]);
@@ -234,14 +235,52 @@ Deno.test("runLesson() says where it could not connect, listen or resolve", asyn
     const args = [mode, "--host=127.0.0.1", `--port=${port}`, "--quiet"];
     const { code, stdout, stderr } = await run(FIXTURE, args);
     assertEquals([code, stdout], [1, ""]);
-    assert(
-      stderr.startsWith(
-        `${NAME}: listen 127.0.0.1:${port}: EADDRINUSE (Address already in use)`,
-      ),
+    assertEquals(
       stderr,
+      `${NAME}: listen 127.0.0.1:${port}: EADDRINUSE (Address already in use): ` +
+        `ss -tlnp 'sport = :${port}' says who has it\n`,
     );
-    assertEquals(stderr.trimEnd().split("\n").length, 1);
   }
+  const foreign = await run(FIXTURE, ["server", "--host=192.0.2.1"]);
+  assertMatch(
+    foreign.stderr,
+    /^fixture_lesson: listen 192\.0\.2\.1:9527: EADDRNOTAVAIL \(.+\): no address of this host, ip addr lists those\n$/,
+  );
+});
+
+Deno.test("runLesson() says once, as an error or in the trace, what has failed", async () => {
+  const inOneLog = { wrapper: by('exec "$@" 2>&1') };
+  const refused = await run(FIXTURE, ["client", "--port=1"], inOneLog);
+  assertMatch(
+    refused.stdout,
+    /^fixture_lesson: connect 127\.0\.0\.1:1: ECONNREFUSED .+\nclient done!!\n$/,
+  );
+
+  // The trace tells what comes before it, and what the program then does.
+  await using server = await resettingServer();
+  const args = ["client", `--port=${server.port}`];
+  const lost = await run(FIXTURE, args, { ...inOneLog, input: "hello\n" });
+  assertEquals(lost.code, 1);
+  const [connect, write, ...rest] = returnedCalls(lost.stdout).split("\n");
+  assertMatch(connect!, /:client #1 socket, connect /);
+  assertMatch(write!, /:client #1 write 6 of 6 bytes /);
+  assertMatch(
+    rest.join("\n"),
+    /^\S+:client #1 close\nfixture_lesson: read: ECONNRESET \(.+\): the server has ended the connection by a reset\nclient done!!\n$/,
+  );
+});
+
+Deno.test("runLesson() shows in the trace a failure that the program catches", async () => {
+  const { process, port } = await startServer("--fault=lost");
+  await using _ = process;
+  await connectAndReset(port);
+  await process.traceHas(
+    /server #2 read: ECONNRESET \(.+\)\n.+ #2 close\n/,
+  );
+  process.kill("SIGTERM");
+  const { code, stderr } = await process.result();
+  assertEquals(code, 0);
+  assertEquals(stderr.match(/ECONNRESET/g)?.length, 1, stderr);
 });
 
 for (const fault of ["rejection", "uncaught"]) {
@@ -334,10 +373,19 @@ for (const [signal, status] of signals) {
     const { code, stdout, stderr } = await process.result();
     assertEquals(code, 0);
     assertEquals(stdout, `listening on 127.0.0.1:${port}\nserver closed\n`);
-    const write = /server #2 write 1 of 1 bytes "\\x00"\n/g;
+    const write = /server #2 write 1 of 1 byte "\\x00"\n/g;
     assertEquals(returnedCalls(stderr).match(write)?.length, 2);
   });
 }
+
+Deno.test("runLesson() lets a demo say no more once it is told to end", async () => {
+  await using process = new LessonProcess(FIXTURE, ["--fault=late", "--quiet"]);
+  await process.stdoutHas("\nhalf");
+  process.kill("SIGINT");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 130);
+  assertEquals(spoken(stdout), ["half a line", "server closed"]);
+});
 
 Deno.test("runLesson() ends a server that fails while it drains", async () => {
   const { process, port } = await startServer("--drain", "--fault=error");
@@ -669,6 +717,55 @@ for (const [name, value] of [["in color", ""], ["with NO_COLOR", "1"]]) {
     },
   );
 }
+
+/** On a terminal of this size. */
+const onSmall = (columns: number, rows: number) => (command: string[]) =>
+  onTerminal(by(`stty cols ${columns} rows ${rows}; exec "$@"`)(command));
+
+Deno.test(
+  "runLesson() on a terminal breaks prose between words, and nowhere else",
+  onlyWithScript,
+  async () => {
+    const args = ["--fault=prose", "--quiet"];
+    const narrow = await run(FIXTURE, args, { wrapper: onSmall(30, 24) });
+    assert(
+      narrow.stdout.includes(
+        "\nA line that is written for\r\neighty columns, and goes on\r\nhere.\r\n",
+      ),
+      narrow.stdout,
+    );
+    const piped = await run(FIXTURE, args);
+    assert(
+      piped.stdout.includes("for eighty columns, and\ngoes on here.\n"),
+      piped.stdout,
+    );
+  },
+);
+
+Deno.test(
+  "runLesson() repeats the heading of a diagram that is taller than the terminal",
+  onlyWithScript,
+  async () => {
+    const env = { NO_COLOR: "1" };
+    const heading = /^client +\| +\| server\r?\n/gm;
+    const headings = async (
+      ...args: [wrapper?: typeof onTerminal, mode?: string]
+    ) => {
+      const [wrapper, mode] = args;
+      const { stdout } = await run(FIXTURE, mode ? [mode] : [], {
+        env,
+        ...wrapper && { wrapper },
+      });
+      return { count: stdout.match(heading)?.length ?? 0, stdout };
+    };
+    const low = await headings(onSmall(80, 10));
+    assertEquals(low.count, 2, low.stdout);
+    assertMatch(low.stdout, /\nclient +\| +\| server\r\n$/);
+    assertEquals((await headings(onSmall(80, 60))).count, 1);
+    assertEquals((await headings()).count, 1);
+    assertEquals((await headings(onSmall(80, 10), "--mermaid")).count, 0);
+  },
+);
 
 Deno.test(
   "runLesson() on a terminal, into a file: no prompt",

@@ -263,3 +263,15 @@ Deno.test("SequenceDiagram cuts what nobody would read, and says so", () => {
     assertEquals(cut.join("\n"), all, name);
   }
 });
+
+Deno.test("SequenceDiagram has its head at the end too, if that is out of sight", () => {
+  const diagram = new SequenceDiagram();
+  for (const at of [1, 2, 3]) {
+    diagram.lane("client")({ at, what: "close", toPeer: false });
+  }
+  const draw = (height: number) =>
+    diagram.draw({ columns: 80, color: false, height }).split("\n");
+  assertEquals(draw(5).length, 4);
+  assertEquals(draw(4).length, 5);
+  assertEquals(draw(4).at(-1), draw(4)[0]);
+});

@@ -196,7 +196,7 @@ Deno.test("describeLoad() has a line for each thing, also without an echo", () =
   assertEquals(
     describeLoad(report),
     "4 clients, 20 messages, 1 lost, 2 corrupted\n" +
-      "1235 messages/s, half of the echoes within 0.12 ms, " +
+      "1,235 messages/s, half of the echoes within 0.12 ms, " +
       "99 % within 10.00 ms\n" +
       "at the end: 3 clients without an echo, Jain's index 0.250\n" +
       "(the index is 1 if all have as many echoes, 1/4 if one has them all)",

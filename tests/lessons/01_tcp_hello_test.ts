@@ -107,7 +107,7 @@ Deno.test("01 client reports a server that closes without a reply", async () => 
   const { code, stdout, stderr } = await run(LESSON, args);
   await closing;
   assertEquals([code, stdout], [1, "client done!!\n"]);
-  assertEquals(stderr, "01_tcp_hello: read failed!: End of stream\n");
+  assertEquals(stderr, "01_tcp_hello: The server has closed the connection\n");
 });
 
 Deno.test("01 server survives clients that leave, reset, or say nothing", async () => {

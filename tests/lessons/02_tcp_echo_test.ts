@@ -246,11 +246,11 @@ Deno.test("02 client reports every way a server can go away", async () => {
   const read = (conn: Deno.TcpConn) => conn.read(new Uint8Array(64));
   const cases: [RegExp, (conn: Deno.TcpConn) => Promise<unknown>][] = [
     [
-      /^02_tcp_echo: Unexpected end of stream: read 0 of 6 bytes\n$/,
+      /^02_tcp_echo: Unexpected end of stream: read 0 of 6 bytes: the server has closed the connection\n$/,
       read,
     ],
     [
-      /^02_tcp_echo: Unexpected end of stream: read 3 of 6 bytes\n$/,
+      /^02_tcp_echo: Unexpected end of stream: read 3 of 6 bytes: the server has closed the connection\n$/,
       async (conn) => {
         await read(conn);
         await conn.write(line.subarray(0, 3));
@@ -277,7 +277,8 @@ Deno.test("02 client notices a server that ends its side and reads no more", asy
   const size = 32 << 20;
   assertEquals(
     stderr,
-    `02_tcp_echo: Unexpected end of stream: read 0 of ${size} bytes\n`,
+    `02_tcp_echo: Unexpected end of stream: read 0 of ${size} bytes: ` +
+      "the server has closed the connection\n",
   );
 });
 

@@ -431,7 +431,8 @@ Deno.test("06 server PORT, as in the tutorial: one that is taken", async () => {
   const { code, stdout, stderr } = await run(LESSON, args);
   assertEquals([code, stdout], [1, ""]);
   const message = `06_udp_echo: bind 0.0.0.0:${taken.port}: EADDRINUSE`;
-  assert(stderr.startsWith(`${message} (Address already in use)`), stderr);
+  const who = `ss -ulnp 'sport = :${taken.port}' says who has it`;
+  assertEquals(stderr, `${message} (Address already in use): ${who}\n`);
 });
 
 Deno.test("06 demo --host localhost shows what it shows at an address", async () => {

@@ -31,6 +31,11 @@ const SNDBUF = 7;
 const RCVBUF = 8;
 const INT_MAX = 2 ** 31 - 1;
 
+/** A number as the tables have it. */
+const written = (number: number) => number.toLocaleString("en-US");
+/** A number of a table. */
+const toNumber = (cell: string) => Number(cell.replaceAll(",", ""));
+
 /** The tutorial's six lines, with the kernel's own numbers. */
 const tutorialLines = (asked: number) => [
   "SOCK_STREAM:1",
@@ -61,15 +66,15 @@ Deno.test("07 shows what the kernel makes of each option", async () => {
     rows.find((row) => row[0] === option && row[1] === socket)!.slice(2);
   assertEquals(rows.length, 7 * 3);
   assertEquals(find("SO_SNDBUF", "TCP"), [
-    `${independent(1, SNDBUF)}`,
-    "16384",
-    `${independent(1, SNDBUF, 16384)}`,
+    written(independent(1, SNDBUF)),
+    "16,384",
+    written(independent(1, SNDBUF, 16384)),
   ]);
   for (const [name, type] of [["TCP", 1], ["UDP", 2]] as const) {
     assertEquals(find("SO_RCVBUF", name), [
-      `${independent(type, RCVBUF)}`,
-      "6000",
-      `${independent(type, RCVBUF, 6000)}`,
+      written(independent(type, RCVBUF)),
+      "6,000",
+      written(independent(type, RCVBUF, 6000)),
     ]);
   }
   for (const socket of ["TCP", "UDP", "Deno"]) {
@@ -91,7 +96,7 @@ Deno.test("07 shows what the kernel makes of each option", async () => {
       most,
       limit ?? "unknown",
       limit === undefined ? "unknown" : most / limit,
-    ].map(String);
+    ].map((it) => typeof it === "number" ? written(it) : it);
   };
   assertEquals(tableBehind(stdout, "Buffer sizes"), [
     ["SO_SNDBUF", ...limits(SNDBUF, "wmem_max")],
@@ -115,18 +120,18 @@ Deno.test("07 asks for the buffers that it is told to ask for", async () => {
     for (const line of stdout.split("\n")) assert(line.length <= 80, line);
   }
   const [usual, small] = tableBehind(results[1].stdout, "Lesson 04's first");
-  assertEquals(Number(small[0]), independent(1, SNDBUF, 8192));
-  assert(Number(small[1]) > 0 && Number(small[1]) < Number(usual[1]));
+  assertEquals(toNumber(small[0]), independent(1, SNDBUF, 8192));
+  assert(toNumber(small[1]) > 0 && toNumber(small[1]) < toNumber(usual[1]));
   for (const [, accepted, here, there] of [usual, small]) {
-    assertEquals(Number(here) + Number(there), Number(accepted));
+    assertEquals(toNumber(here) + toNumber(there), toNumber(accepted));
   }
   // What is said of a value is about the value.
   const reasons = results.map(({ stdout }) =>
-    stdout.match(/the tutorial's socket got \d+([^.]*)\./)![1]
+    stdout.match(/the tutorial's socket got [\d,]*\d([^.]*)\./)![1]
   );
   assertMatch(reasons[0], /^, the least that a socket gets$/);
   assertMatch(reasons[1], /^: it doubles a value/);
-  assertMatch(reasons[2], /^: it cuts a value to the limit/);
+  assertMatch(reasons[2], /^: it cuts a value to\s+the limit/);
 
   const { code, stderr } = await run(LESSON, ["--send-buffer=2147483648"]);
   assertEquals(code, 2);

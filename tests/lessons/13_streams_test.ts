@@ -12,6 +12,9 @@ const LESSON = "13_streams.ts";
 const MIB = 1024 * 1024;
 const CHUNK = 64 * 1024;
 
+/** A number of a table. */
+const toNumber = (cell: string) => Number(cell.replaceAll(",", ""));
+
 /** The state that the kernel has for a connection's own end, if it has one. */
 const kernelState = ({ localAddr, remoteAddr }: Deno.TcpConn) =>
   kernelRow(localAddr.port, remoteAddr.port)?.state;
@@ -83,7 +86,7 @@ Deno.test("13 shows what each form does to a connection, as the kernel says", as
   const forms = ends.slice(0, 4).map(([name]) => name);
   assertEquals(stalled.map(([name]) => name), [...forms, "echoNoAwait"]);
   for (const [name, ...cells] of stalled) {
-    const [requests, memory, echoes] = cells.map(Number);
+    const [requests, memory, echoes] = cells.map(toNumber);
     assert(echoes > 0, name);
     const sent = requests + memory + echoes;
     if (forms.includes(name)) {
@@ -97,7 +100,7 @@ Deno.test("13 shows what each form does to a connection, as the kernel says", as
   const costs = tableBehind(stdout, "Messages of 64 bytes");
   assertEquals(costs.map(([name]) => name), forms);
   for (const [name, rate, cpu] of costs) {
-    assert(Number(rate) > 0 && Number(cpu) > 0, name);
+    assert(toNumber(rate) > 0 && toNumber(cpu) > 0, name);
   }
 
   const uses = tableBehind(stdout, "When to use which:").map(([, use]) => use);
@@ -121,10 +124,11 @@ Deno.test("13 leaves no server behind when it is killed", async () => {
   await until(() => !started.some(isServer));
 });
 
-/** Whether it runs one of the programs that the lesson passes to `deno`. */
+/** Whether it is one of the servers that the lesson starts. */
 function isServer(pid: number): boolean {
   try {
-    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).includes("data:text");
+    return Deno.readTextFileSync(`/proc/${pid}/cmdline`)
+      .includes(`${LESSON}\0server`);
   } catch {
     return false; // It has ended.
   }

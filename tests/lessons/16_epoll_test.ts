@@ -301,7 +301,11 @@ Deno.test("16 server says what failed, in one line", async () => {
   ]);
   assertEquals([busy.code, busy.stdout], [1, ""]);
   const inUse = "EADDRINUSE (Address already in use)";
-  assertEquals(busy.stderr, `16_epoll: bind 127.0.0.1:${port}: ${inUse}\n`);
+  const who = `ss -tulnp 'sport = :${port}' says who has it`;
+  assertEquals(
+    busy.stderr,
+    `16_epoll: bind 127.0.0.1:${port}: ${inUse}: ${who}\n`,
+  );
   assertEquals([name.code, name.stdout], [1, ""]);
   assertEquals(name.stderr, "16_epoll: Not an IPv4 address: localhost\n");
   assertEquals(denied.code, 1);
@@ -322,7 +326,9 @@ Deno.test("16 demo puts the same load on both servers", async () => {
   assertEquals(rows.map(([it]) => it), ["16_epoll", "17_production"]);
   for (const [, ...numbers] of rows) {
     assertEquals(numbers.length, 3);
-    for (const number of numbers) assert(Number(number) > 0, stdout);
+    for (const number of numbers) {
+      assert(Number(number.replaceAll(",", "")) > 0, stdout);
+    }
   }
 });
 
@@ -331,8 +337,9 @@ Deno.test("16 demo says which of its servers could not start", async () => {
   const { port } = listener.addr;
   const { code, stderr } = await run(LESSON, [`--port=${port}`]);
   const inUse = "EADDRINUSE (Address already in use)";
+  const who = `ss -tulnp 'sport = :${port}' says who has it`;
   assertEquals([code, stderr], [
     1,
-    `16_epoll: bind 127.0.0.1:${port}: ${inUse}\n`,
+    `16_epoll: bind 127.0.0.1:${port}: ${inUse}: ${who}\n`,
   ]);
 });

@@ -398,7 +398,7 @@ testPrograms({
       });`,
     trace: [
       /^program\.ts\(16\):mine #1 socket, bind, listen /m,
-      /^program\.ts\(16\):mine #\d+ read 1 bytes "x"$/m,
+      /^program\.ts\(16\):mine #\d+ read 1 byte "x"$/m,
     ],
   },
   "that for...in finds the same names": {

@@ -93,8 +93,8 @@ Deno.test("watchSocketCalls() numbers sockets, and has the addresses of both end
       [`socket, bind, listen ${server}`, 0, server, ""],
       [`socket, connect ${server}`, 1, client, server],
       [`accept ${client}`, 2, server, client],
-      ['write 1 of 1 bytes "\\x00"', 1, client, server],
-      ['read 1 bytes "\\x00"', 2, server, client],
+      ['write 1 of 1 byte "\\x00"', 1, client, server],
+      ['read 1 byte "\\x00"', 2, server, client],
     ],
   );
   assertEquals(calls.map((it) => it.isOneOfSeveral).at(-1), true);

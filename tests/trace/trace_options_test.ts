@@ -239,8 +239,8 @@ Deno.test("trace sums up the sockets at the end, in a file as well", async () =>
   const sums = (calls: number[]) => [
     /^4 sockets in \d+\.\d s:$/,
     ...[
-      String.raw`#1 127\.0\.0\.1:\d+: ${calls[0]} calls, 0 bytes read, 0`,
-      String.raw`#2 127\.0\.0\.1:\d+: ${calls[1]} calls, 0 bytes read, 0`,
+      String.raw`#1 127\.0\.0\.1:\d+: ${calls[0]} calls?, 0 bytes read, 0`,
+      String.raw`#2 127\.0\.0\.1:\d+: ${calls[1]} calls?, 0 bytes read, 0`,
       String.raw`#3 127\.0\.0\.1:\d+ - 127\.0\.0\.1:\d+: ${
         calls[2]
       } calls, 5 bytes read, 14`,

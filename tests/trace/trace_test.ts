@@ -269,7 +269,7 @@ const PROGRAMS: Record<string, Program> = {
       /^program\.ts\(13\):\[Symbol\.asyncIterator\] #\d+ accept 127\.0\.0\.1:\d+ at 127\.0\.0\.1:\d+$/m,
       /^program\.ts\(22\): #\d+ close$/m,
       /^program\.ts\(23\): #\d+ socket, connect 127\.0\.0\.1:\d+ from 127\.0\.0\.1:\d+$/m,
-      /^program\.ts\(29\): #\d+ sendto 127\.0\.0\.1:\d+ 1 of 1 bytes "\\x00"$/m,
+      /^program\.ts\(29\): #\d+ sendto 127\.0\.0\.1:\d+ 1 of 1 byte "\\x00"$/m,
     ],
   },
   "a program with an Error of its own": {

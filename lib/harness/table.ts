@@ -5,18 +5,26 @@
  */
 
 import { bold } from "@std/fmt/colors";
-import { widthOf } from "./text_width.ts";
+import { widthOf, wrapText } from "./text_width.ts";
 
 /**
- * Formats a table: text to the left of its column, numbers to the right, also
- * where they are text as `grouped` and `toFixed` make it. A table that is too
- * wide becomes a list: each cell is in its own line, after its column's name.
+ * What `grouped` may have written. But where no cell has a comma, these may be
+ * names as well, like the number of a process.
+ */
+const GROUPED = /^-?\d{1,3}(,\d{3})*(\.\d+)?$/;
+
+/**
+ * Formats a table: text to the left of its column, numbers to the right, also those
+ * that `grouped` has written. A
+ * table that is too wide becomes a list: each cell is in its own line, after
+ * its column's name. One that is taller than the terminal has its head at its end
+ * as well, because the one at the top is out of sight then.
  *
  * @param head The names of the columns.
  * @param rows The cells.
  * @param options What suits standard output, by default: how many `columns` the
- * terminal has, whether it has `color` for the head, and whether the table
- * `hasHead`; further rows of the same table need none.
+ * terminal has, and how many lines (its `height`), whether it has `color` for the
+ * head, and whether the table `hasHead`; further rows of the same table need none.
  * @returns The table, its lines joined by newlines.
  *
  * @example
@@ -36,6 +44,7 @@ export function formatTable(
     // A bare pseudo-terminal has 0 columns: as good as unknown.
     columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns ||
       Infinity,
+    height = Deno.stdout.isTerminal() && Deno.consoleSize().rows || Infinity,
     color = Deno.stdout.isTerminal() && !Deno.noColor,
     hasHead = true,
   } = {},
@@ -44,9 +53,11 @@ export function formatTable(
   const widths = head.map((_, column) =>
     Math.max(...table.map((cells) => widthOf(cells[column] ?? "")))
   );
-  const isNumeric = head.map((_, column) =>
-    rows.every((cells) => isNumber(cells[column]))
-  );
+  const isNumeric = head.map((_, column) => {
+    const cells = rows.map((row) => row[column] ?? "");
+    return cells.every((it) => typeof it === "number" || GROUPED.test(it)) &&
+      !cells.every((it) => typeof it === "string" && !it.includes(","));
+  });
   const lines = table.map((cells) =>
     cells.map((cell, column) => {
       const spaces = " ".repeat(widths[column]! - widthOf(cell));
@@ -54,22 +65,23 @@ export function formatTable(
     }).join("  ").trimEnd()
   );
   if (lines.some((line) => widthOf(line) > columns)) {
-    const lists = table.slice(1).map((cells) => listCells(head, cells));
+    const lists = table.slice(1)
+      .map((cells) => listCells(head, cells, columns));
     return lists.join("\n\n") + (hasHead ? "" : "\n"); // More will follow.
   }
   if (color) lines[0] = bold(lines[0]!);
+  if (hasHead && lines.length >= height) lines.push(lines[0]!);
   return lines.slice(hasHead ? 0 : 1).join("\n");
 }
 
-/** A number, or what `grouped` or `toFixed` makes of one. */
-function isNumber(cell: string | number | undefined): boolean {
-  return typeof cell === "number" ||
-    /^\d{1,3}(,\d{3})*(\.\d+)?$/.test(cell ?? "");
-}
-
-function listCells(head: string[], cells: string[]): string {
+function listCells(head: string[], cells: string[], columns: number): string {
   return cells
     .map((cell, i) => head[i] && cell ? `${head[i]}: ${cell}` : cell)
     .filter((line) => line !== "")
+    .map((line) =>
+      widthOf(line) <= columns
+        ? line
+        : wrapText(line, Math.max(columns - 2, 1)).join("\n  ")
+    )
     .join("\n");
 }

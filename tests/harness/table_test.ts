@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { grouped } from "../../lib/harness/grouped.ts";
 import { formatTable } from "../../lib/harness/table.ts";
 
 Deno.test("formatTable() aligns text left and numbers right", () => {
@@ -15,17 +16,21 @@ Deno.test("formatTable() aligns text left and numbers right", () => {
   );
 });
 
-Deno.test("formatTable() aligns numbers with their thousands apart to the right", () => {
-  const rows = [["sent", "67,108,864"], ["got", "5"], ["lost", 0]];
-  const table = formatTable(["", "bytes"], rows, { color: false });
-  assertEquals(table.split("\n"), [
-    "           bytes",
-    "sent  67,108,864",
-    "got            5",
-    "lost           0",
-  ]);
-  const text = formatTable(["", "bytes"], [["a", "1,23"], ["b", "1"]]);
-  assertEquals(text.split("\n").slice(1), ["a  1,23", "b  1"]);
+Deno.test("formatTable() takes for a number what grouped() has written", () => {
+  const rows = [[grouped(4_194_304), "8,1"], [grouped(999), 7], ["1.5", ""]];
+  // The number of a process is a name.
+  assertEquals(
+    formatTable(["process"], [["12"], ["9527"]], { color: false }),
+    "process\n12\n9527",
+  );
+  assertEquals(
+    formatTable(["process"], [["12"], ["7"]], { color: false }),
+    "process\n12\n7",
+  );
+  assertEquals(
+    formatTable(["bytes", "what"], rows, { color: false }).split("\n"),
+    ["    bytes  what", "4,194,304  8,1", "      999  7", "      1.5"],
+  );
 });
 
 Deno.test("formatTable() leaves no spaces at the ends of lines", () => {
@@ -57,7 +62,7 @@ Deno.test("formatTable() gives wide characters two columns", () => {
   const within = (columns: number) =>
     formatTable(["输出"], [[long]], { color: false, columns });
   assertEquals(within(22), `输出\n${long}`);
-  assertEquals(within(21), `输出: ${long}`);
+  assertEquals(within(21), "输出:\n  一二三四五六七八九\n  十百");
 });
 
 Deno.test("formatTable() is a list where it would be too wide", () => {
@@ -97,7 +102,34 @@ Deno.test("formatTable() adds rows to a table without a head", () => {
   );
   assertEquals(formatTable(head, [], options), "");
   assertEquals(
-    formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 10 }),
+    formatTable(head, [[1.5, "LAST-ACK"]], { ...options, columns: 15 }),
     "second: 1.5\nstate: LAST-ACK\n",
+  );
+});
+
+Deno.test("formatTable() breaks a cell that is too wide between its words", () => {
+  const rows = [["one", "two three four"]];
+  assertEquals(
+    formatTable(["a", "b"], rows, { columns: 12, color: false }),
+    "a: one\nb: two\n  three four",
+  );
+});
+
+Deno.test("formatTable() has its head at the end too, if that is out of sight", () => {
+  const rows = [[1], [2], [3]];
+  const options = { columns: 80, color: false };
+  const lines = ["n", "1", "2", "3"];
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 5 }).split("\n"),
+    lines,
+  );
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 4 }).split("\n"),
+    [...lines, "n"],
+  );
+  assertEquals(
+    formatTable(["n"], rows, { ...options, height: 2, hasHead: false })
+      .split("\n"),
+    lines.slice(1),
   );
 });

@@ -38,9 +38,18 @@ function headingOf(lesson: string): string {
   return `${numberOf(lesson)} ${title}`;
 }
 
-/** The code in a text. Tables and lists may have it in any line. */
-const codeIn = (text: string) =>
-  Array.from(text.matchAll(/`([^`]+)`/g), ([, code]) => code!);
+/** A block of code in a text of Markdown. */
+const FENCED = /^ *```[^]*?^ *```$/gm;
+
+/** The code within the lines of a text, and the commands of its transcripts. */
+const codeIn = (text: string) => [
+  ...Array.from(
+    text.replaceAll(FENCED, "").matchAll(/`([^`]+)`/g),
+    ([, code]) => code!,
+  ),
+  ...codeBlocks(text).filter(({ language }) => language === "console")
+    .flatMap(({ text }) => text.match(/(?<=^\d?\$ ).+/gm) ?? []),
+];
 
 /** The commands that run a lesson in this text, and their arguments. */
 function commandsIn(text: string): { lesson: string; args: string[] }[] {
@@ -128,7 +137,7 @@ Deno.test("the guide names tasks and files that there are", () => {
 
 // So that a command can be pasted as it stands.
 Deno.test("the guide's code does not break over lines", () => {
-  for (const line of GUIDE.replaceAll(/^ *```[^]*?^ *```$/gm, "").split("\n")) {
+  for (const line of GUIDE.replaceAll(FENCED, "").split("\n")) {
     assertEquals(line.split("`").length % 2, 1, line);
   }
 });
@@ -187,10 +196,10 @@ Deno.test("the guide's other commands run as they stand", {
     codeBlocks(GUIDE).filter((it) => it.language === "console")
       .flatMap(({ text }) => text.match(/(?<=^\d?\$ ).+/gm) ?? []),
   );
-  const text = GUIDE.replaceAll(/^ *```[^]*?^ *```$/gm, "");
+  const text = GUIDE.replaceAll(FENCED, "");
   const said = Array.from(
     text.matchAll(
-      /`((?:deno|npx|strace|ss|diff|sysctl|nstat|watch) [^`]+)`|^ {4,}(deno .+)$/gm,
+      /`((?:deno|strace -f -|ss|diff|sysctl|nstat|watch) ?[^`]+)`|^ {4,}(deno .+)$/gm,
     ),
     ([, inline, block]) => (inline ?? block)!,
   );

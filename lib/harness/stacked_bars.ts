@@ -47,7 +47,7 @@ export function stackedBars(
     rows.map(([about, ...parts]) => [
       about,
       barOf(parts),
-      ...parts.map((part) => part.toFixed(1)),
+      ...parts.map((part, i) => part.toFixed(1).padStart(head[i]!.length)),
     ]),
     options,
   );

@@ -150,8 +150,8 @@ class Terminal implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.type("\x03\x03\x04").catch(() => {});
-    this.#process.kill("SIGHUP"); // Its terminal closes, and all that run there.
+    // Its terminal is gone then, so the kernel ends the shell and what runs in it.
+    this.#process.kill("SIGKILL");
     await this.#writer.close().catch(() => {});
     await this.#process.status;
     await this.#reading;
@@ -241,7 +241,7 @@ export async function tryCommand(command: string): Promise<void> {
     await terminal.type(`${command}\n`);
     await terminal.see(/\n/, command);
     const line = await terminal.see(
-      /^(?!Task |strace: Process |ready\$ ).*\S.*\n|ready\$ /m,
+      /^(?!Task |strace: Process |ready\$ ).*\S.*\n|ready\$ |^ *Every \S+:/m,
       `something of ${command}`,
     );
     assert(!WRONG.test(line), `${command}: ${line}`);

@@ -182,7 +182,7 @@ async function hasTools(commands: string[]): Promise<boolean> {
 }
 
 /** So many sections are played at once: they mostly wait. */
-const AT_ONCE = 3;
+const AT_ONCE = 2;
 
 Deno.test("the guide's transcripts are true", {
   ignore: !HAS_TERMINALS,

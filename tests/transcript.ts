@@ -291,11 +291,24 @@ export async function playSection(
       if (language.startsWith("ts") && path !== undefined) {
         await Deno.writeTextFile(`${folder}/${path}`, text);
       } else if (language === "console" && await canPlay({ text, commands })) {
-        await playTranscript(text, `${folder}/repository`);
+        await patiently(() => playTranscript(text, `${folder}/repository`));
       }
     }
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/**
+ * Tries again what fails: the programs in a transcript have time limits of their
+ * own, which a very busy machine may miss. What is false fails each time.
+ */
+async function patiently(play: () => Promise<void>, tries = 3): Promise<void> {
+  try {
+    await play();
+  } catch (error) {
+    if (tries === 1) throw error;
+    await patiently(play, tries - 1);
   }
 }
 

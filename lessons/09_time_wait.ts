@@ -30,6 +30,8 @@ import { outcomeOf } from "../lib/error_text.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
+import { explainState } from "../lib/harness/tcp_states.ts";
+import { drawTimeline } from "../lib/harness/timeline.ts";
 import {
   descriptorOf,
   type Libc,
@@ -88,7 +90,9 @@ export async function demo({
     ["true", await tryBind(libc, port, true)],
   ]));
 
-  print("\nWhy TIME-WAIT?");
+  print(`
+Why TIME-WAIT? The last ACK may be lost. Then the other side sends its FIN
+again, and only an end that still knows the connection can acknowledge it.`);
   print(await loseLastAck(libc, print));
 
   if (wait) {
@@ -176,7 +180,7 @@ async function clientFirst(libc: Libc): Promise<string[][]> {
 const HEAD = [
   "second",
   "B's state",
-  "again",
+  "FIN again",
   "next in",
   "A's state",
   "A's timer",
@@ -201,8 +205,8 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
   print(`A (${A}) closed first, now B (${B}) closes, and A's ACK is lost:`);
   print(formatTable(HEAD, []));
   const start = performance.now();
-  const sentAgain: string[] = [];
-  let restarts = 0;
+  const fins = [0];
+  const restarts: number[] = []; // Of A's timer.
   let before: { left: number; again: number } | undefined;
   let showWait = () => {}; // Of the last look, if nothing new was seen then.
   for (; performance.now() < start + 30_000; await delay(20)) {
@@ -213,10 +217,14 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
     if (endA?.state !== "TIME-WAIT") continue;
     if (socket.retransmits() !== again) continue; // Before the reading, or after?
 
-    const time = ((performance.now() - start) / 1000).toFixed(2);
+    const time = (performance.now() - start) / 1000;
     const left = endA.timer!.milliseconds;
+    const isFin = again > (before?.again ?? 0);
+    const isRestarted = before !== undefined && left > before.left;
+    if (isFin) fins.push(time);
+    if (isRestarted) restarts.push(time);
     const cells = [
-      time,
+      time.toFixed(2),
       endB?.state ?? "gone",
       again,
       endB ? seconds(endB.timer?.milliseconds ?? 0) : "",
@@ -230,27 +238,37 @@ async function loseLastAck(libc: Libc, print: (line: string) => unknown) {
       showWait = () => {};
       row(meaning);
     };
-    const isRestarted = before !== undefined && left > before.left;
-    if (isRestarted) restarts++;
-    if (again > (before?.again ?? 0)) sentAgain.push(time);
     if (!endB) {
-      show(isRestarted ? "A restarts, B is done" : "B has given up");
-      return `
-B had no answer to its FIN, and sent it again after
-${sentAgain.join(", ")} s. ${
-        isRestarted ? "Then it had its ACK" : "Then it gave up"
-      }.
-A, in TIME-WAIT, still knew the connection: ${restarts} times its timer was seen
-to begin anew.`;
+      show(isRestarted ? "B has its ACK" : "B has given up");
+      return lostAck(fins, restarts, isRestarted);
     }
     if (before === undefined) show("A's ACK is lost");
-    else if (isRestarted) show("FIN again: A restarts");
-    else if (again > before.again) show("FIN again");
+    else if (isRestarted) show("A's timer restarts");
+    else if (isFin) show("FIN sent again");
     else showWait = () => row("A waits");
     before = { left, again };
     if (again >= LOST) passIncoming(b);
   }
   throw new Error("B did not get its ACK");
+}
+
+/** What was seen: when B sent its FIN, and A's timer began anew, in seconds. */
+function lostAck(fins: number[], restarts: number[], isAcked: boolean): string {
+  const times = fins.slice(1).map((time) => time.toFixed(2)).join(", ");
+  const marks = (times: number[], text: string) =>
+    times.map((at): [number, string] => [at, text]);
+  const rows = [
+    { label: "B sends its FIN", marks: marks(fins, "F") },
+    { label: "A's timer restarts", marks: marks(restarts, "R") },
+  ];
+  return `
+${["LAST-ACK", "TIME-WAIT"].map(explainState).join("\n")}
+
+B had no answer to its FIN, and sent it again after
+${times} s. Then it ${isAcked ? "had its ACK" : "gave up"}.
+A still knew the connection: ${restarts.length} times its timer was seen to begin anew.
+
+${drawTimeline("seconds", rows)}`;
 }
 
 /** Waits for TIME-WAIT to end, and binds. */

@@ -27,6 +27,25 @@ const MEANINGS: Record<string, string> = {
   "gone": "the kernel has no such connection any more",
 };
 
+/**
+ * Explains a state in a line.
+ *
+ * @param state Its name in RFC 9293, or `gone`.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(
+ *   explainState("FIN-WAIT-1"),
+ *   "  FIN-WAIT-1   it has sent its FIN, which is not acknowledged yet",
+ * );
+ * ```
+ */
+export function explainState(state: string): string {
+  return `  ${state.padEnd(11)}  ${MEANINGS[state] ?? ""}`.trimEnd();
+}
+
 /** How the closing of a connection may go: the lower part of RFC 9293, figure 5. */
 const CHANGES = [
   ["ESTABLISHED", "FIN-WAIT-1", "closes, sends FIN"],
@@ -90,7 +109,7 @@ export class TcpStates {
       }
     }
     for (const state of unknown) {
-      lines.push(`  ${state.padEnd(11)}  ${MEANINGS[state] ?? ""}`.trimEnd());
+      lines.push(explainState(state));
     }
     return lines.join("\n");
   }

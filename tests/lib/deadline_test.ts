@@ -7,8 +7,11 @@ const never = new Promise<never>(() => {});
 Deno.test("withDeadline() passes results and errors on, and leaves no timer", async () => {
   assertEquals(await withDeadline(Promise.resolve(1), 60_000), 1);
   const error = new RangeError("mine");
+  const giveUp = () => {
+    throw new Error("There is nothing to give up");
+  };
   const rejected = await assertRejects(
-    () => withDeadline(Promise.reject(error), 60_000),
+    () => withDeadline(Promise.reject(error), 60_000, giveUp),
     RangeError,
   );
   assertEquals(rejected, error);

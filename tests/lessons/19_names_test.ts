@@ -144,18 +144,20 @@ Deno.test("19 says truly that a port is in use towards one server only", {
 
 /** It connects again when that may help, and only then. */
 function checkReconnect(stdout: string) {
-  const again = tableBehind(stdout, "A server goes away and comes back.");
+  const again = tableBehind(stdout, "A server goes away and comes back");
   assertEquals(again.map(([, attempt]) => attempt), [
     "has its greeting",
     "Unexpected end of stream: read 0 of 1 bytes",
     "ECONNREFUSED (Connection refused)",
     "ECONNREFUSED (Connection refused)",
     "has its greeting",
+    "Unexpected end of stream: read 0 of 1 bytes",
+    "has its greeting",
   ]);
-  for (const [i, longest] of [50, 100, 200].entries()) {
-    const [at, , wait] = again[i + 1].map(Number);
-    assert(wait >= longest / 2 && wait <= longest, `${again[i + 1]}`);
-    assert(Number(again[i + 2][0]) >= at + wait - 2, stdout);
+  for (const [i, longest] of [[1, 50], [2, 100], [3, 200], [5, 50]]) {
+    const [at, , wait] = again[i].map(Number);
+    assert(wait >= longest / 2 && wait <= longest, `${again[i]}`);
+    assert(Number(again[i + 1][0]) >= at + wait - 2, stdout);
   }
 
   const helps = tableBehind(stdout, "Does it help to try again?");
@@ -177,7 +179,7 @@ function checkReconnect(stdout: string) {
     row.slice(1).map(Number)
   );
   assertEquals([same[0], chance[0]], [100, 100]);
-  assert(same[1] > chance[1], stdout);
+  assert(same[1] >= 2 * chance[1], stdout);
 }
 
 /** Runs the lesson where `localhost` and others are what `text` says. */

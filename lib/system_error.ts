@@ -18,7 +18,7 @@
  *
  * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
  * try {
- *   Deno.listen(listener.addr);
+ *   Deno.listen({ hostname: "127.0.0.1", port: listener.addr.port });
  * } catch (error) {
  *   assert(isSystemError(error)); // Address already in use (os error 98)
  * }

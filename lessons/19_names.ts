@@ -115,7 +115,7 @@ ${first} to ${last}, so ${
     await whenItHelps(libc),
   ));
   print("\n50 clients lose their server at once. When do they try again?");
-  print(formatTable(["wait", "attempts", "most of them within 10 ms"], [
+  print(formatTable(["wait", "tried again", "most of them within 10 ms"], [
     ["the same for all", ...await crowd(libc, () => 1)],
     ["by chance", ...await crowd(libc, Math.random)],
   ]));
@@ -179,7 +179,7 @@ async function noSuchName(): Promise<string[][]> {
   }));
 }
 
-/** Listens at fewer and fewer of a name's addresses, and connects to the name. */
+/** Listens at fewer and fewer of a name's addresses; a client has the name. */
 async function inTurn(name: string, addresses: string[]) {
   const rows: (string | number)[][] = [];
   let port = 0; // The first one that is free, and then the same for all.
@@ -206,7 +206,8 @@ async function inTurn(name: string, addresses: string[]) {
   if (own.length > 1) {
     const [first, second] = own as [string, string];
     using deaf = Deno.listen({ hostname: first, port, tcpBacklog: 0 });
-    using _queued = await connectWithDeadline(deaf.addr, PATIENCE); // Now its queue is full.
+    // One client fills its queue, so it gives the next one no answer.
+    using _queued = await connectWithDeadline(deaf.addr, PATIENCE);
     using _next = Deno.listen({ hostname: second, port });
     await connect(`${second}, ${first} is silent`);
   }

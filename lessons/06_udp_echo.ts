@@ -35,6 +35,7 @@ import { askLines } from "../lib/ask_lines.ts";
 import { isOwnAddress } from "../lib/own_address.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
 import { resolveHost } from "../lib/resolve_host.ts";
+import { isSystemError } from "../lib/system_error.ts";
 import { needUnstableNet } from "../lib/unstable_net.ts";
 
 /** The length field of UDP counts 65535 bytes, its header included. */
@@ -49,6 +50,7 @@ export async function server({
   messages = 0,
   bufferSize = LARGEST,
   onListen = announce,
+  report = console.error,
 } = {}): Promise<void> {
   needUnstableNet();
   // Nothing to listen for, and nobody to accept: one socket serves all.
@@ -61,8 +63,13 @@ export async function server({
     for (let answered = 0; messages === 0 || answered < messages;) {
       const [data, sender] = await socket.receive(buffer);
       if (isEchoing(sender as Deno.NetAddr, address)) continue;
-      // An echo that cannot be sent is lost, as any datagram may be.
-      await socket.send(data, sender).catch(() => {});
+      try {
+        await socket.send(data, sender);
+      } catch (error) {
+        // What the system cannot send is lost, as any datagram may be. But a
+        // permission that is missing is to be heard of.
+        if (!isSystemError(error)) report(error);
+      }
       answered++;
     }
   } finally {

@@ -89,6 +89,10 @@ export async function demo({
     ["false", await tryBind(libc, port, false)],
     ["true", await tryBind(libc, port, true)],
   ]));
+  print(
+    "\nA Deno.listen is closed while its accept() waits. Is the port free?",
+  );
+  print(formatTable(["when", "Deno.listen"], await closeWhileAccepting()));
 
   print(`
 Why TIME-WAIT? The last ACK may be lost. Then the other side sends its FIN
@@ -147,6 +151,11 @@ async function timeWait(port: number): Promise<TcpRow> {
   throw new Error(`Port ${port} is not in TIME-WAIT`);
 }
 
+async function tryListen(port: number) {
+  const listen = () => Deno.listen({ hostname: LOOPBACK, port }).close();
+  return await outcomeOf(listen) ?? "works";
+}
+
 async function denoRestarts(libc: Libc): Promise<string[][]> {
   using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
   const option = descriptorOf(libc, listener).getsockopt("SO_REUSEADDR");
@@ -154,14 +163,24 @@ async function denoRestarts(libc: Libc): Promise<string[][]> {
   await closeInTurn(server, client);
   const { port } = (await timeWait(server.localAddr.port)).local;
   const without = (await serveOnce(libc, false)).local.port;
-  const tryListen = async (port: number) => {
-    const listen = () => Deno.listen({ hostname: LOOPBACK, port }).close();
-    return await outcomeOf(listen) ?? "works";
-  };
   return [
     ["SO_REUSEADDR of a Deno.listen", `${option}`],
     ["Deno.listen, after one that closed first", await tryListen(port)],
     ["Deno.listen, after one without SO_REUSEADDR", await tryListen(without)],
+  ];
+}
+
+/** An accept() that waits keeps the socket open until it has ended itself. */
+async function closeWhileAccepting(): Promise<string[][]> {
+  const listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+  const { port } = listener.addr;
+  const accepting = listener.accept().catch((error) => error.name);
+  listener.close();
+  const atOnce = await tryListen(port);
+  const end = await accepting;
+  return [
+    ["at once", atOnce],
+    [`the accept() has ended: ${end}`, await tryListen(port)],
   ];
 }
 

@@ -42,6 +42,7 @@ import { isOwnAddress } from "../lib/own_address.ts";
 import { receiveFrom } from "../lib/receive_from.ts";
 import { Relay } from "../lib/lab/relay.ts";
 import { resolveHost } from "../lib/resolve_host.ts";
+import { isSystemError } from "../lib/system_error.ts";
 import { needUnstableNet } from "../lib/unstable_net.ts";
 
 const ID_SIZE = 4;
@@ -59,6 +60,7 @@ export async function server({
   remember = 60_000,
   memory = 10_000,
   onListen = announce,
+  report = console.error,
 } = {}): Promise<void> {
   needUnstableNet();
   const socket = Deno.listenDatagram({ hostname, port, transport: "udp" });
@@ -93,7 +95,11 @@ export async function server({
         known = { answer, until: now + remember };
         answers.set(key, known);
       }
-      await socket.send(known.answer, sender).catch(() => {});
+      try {
+        await socket.send(known.answer, sender);
+      } catch (error) {
+        if (!isSystemError(error)) report(error); // See lesson 06.
+      }
     }
   } finally {
     socket.close();

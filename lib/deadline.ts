@@ -19,10 +19,15 @@ import { afterReads, LONGEST_TIMER } from "./after_reads.ts";
  * @param promise What to wait for.
  * @param milliseconds How long to wait. 0 or less takes only what is there
  * already. `Infinity` waits for ever.
- * @param giveUp Is called when the time is over. It must not throw: dispose of
- * a connection, and do not `close()` it, if it may be closed already.
+ * @param giveUp Is called when the time is over, or the signal comes first. It
+ * must not throw: dispose of a connection, and do not `close()` it, if it may be
+ * closed already.
+ * @param signal Ends the wait before its time. Where several waits race for one
+ * result, abort it afterwards: otherwise the timers of those that have lost keep
+ * the program alive.
  * @returns The result of `promise`.
  * @throws {Deno.errors.TimedOut} When the time is over.
+ * @throws The `reason` of the signal, if it is aborted first.
  * @throws The error of `promise`.
  *
  * @example A peer that says nothing
@@ -37,21 +42,51 @@ import { afterReads, LONGEST_TIMER } from "./after_reads.ts";
  *   "Timed out after 10 ms",
  * );
  * ```
+ *
+ * @example Two peers, and whoever answers first
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const connect = () => Deno.connect({ port: listener.addr.port });
+ * using silent = await connect();
+ * using _silentPeer = await listener.accept();
+ * using quick = await connect();
+ * using quickPeer = await listener.accept();
+ * await quickPeer.write(new Uint8Array(3));
+ *
+ * const done = new AbortController();
+ * const answers = [silent, quick].map((conn) =>
+ *   withDeadline(
+ *     conn.read(new Uint8Array(9)),
+ *     60_000,
+ *     () => conn[Symbol.dispose](),
+ *     done.signal,
+ *   )
+ * );
+ * assertEquals(await Promise.any(answers), 3);
+ * done.abort(); // No timer of a minute is left.
+ * ```
  */
 export async function withDeadline<T>(
   promise: Promise<T>,
   milliseconds: number,
   giveUp?: () => void,
+  signal?: AbortSignal,
 ): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let cancelLook = () => {};
-  const late = new Promise<never>((_, reject) => {
+  let isOver = false;
+  let abort = () => {};
+  const over = new Promise<never>((_, reject) => {
+    const stop = (reason: unknown) => {
+      isOver = true;
+      reject(reason);
+    };
+    abort = () => stop(signal?.reason);
     const end = () => {
       const message = `Timed out after ${milliseconds} ms`;
-      // First, so that this is the error, and not the one of the closed
-      // resource.
-      reject(new Deno.errors.TimedOut(message));
-      giveUp?.();
+      stop(new Deno.errors.TimedOut(message));
     };
     const wait = (left: number) => {
       timer = left > LONGEST_TIMER
@@ -60,9 +95,17 @@ export async function withDeadline<T>(
     };
     wait(milliseconds);
   });
+  signal?.addEventListener("abort", abort);
+  if (signal?.aborted) abort();
   try {
-    return await Promise.race([promise, late]);
+    return await Promise.race([promise, over]);
+  } catch (error) {
+    // Only now, so that this is the error, and not the one of the closed
+    // resource.
+    if (isOver) giveUp?.();
+    throw error;
   } finally {
+    signal?.removeEventListener("abort", abort);
     clearTimeout(timer);
     cancelLook();
   }

@@ -156,7 +156,7 @@ function programOf(lesson: string, source: string, fileName: string) {
 /** An experiment has none: what it shows stands in lib. */
 function noProgram(lesson: string, source: string): UsageError {
   const shown = Array.from(source.matchAll(IMPORT), ([, , from]) => from!)
-    .filter((from) => !from.includes("/harness/"))
+    .filter((from) => from[0] === "." && !from.includes("/harness/"))
     .map((from) => fileNameOf(from).replace(".ts", ""));
   const name = fileNameOf(lesson).replace(".ts", "");
   return new UsageError(

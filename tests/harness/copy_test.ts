@@ -316,6 +316,7 @@ Deno.test("copy refuses what cannot be copied, in one line", async () => {
         ["03"],
         /^copy: 03_addresses is an experiment, and has no program to copy; .*: .*libc_socket.*\n$/,
       ],
+      [["09"], /: address, [^:]+\n$/], // What is Deno's own is none of it.
       [["01,02"], /^copy: two lessons make no one program\n$/],
       [["01", "a.ts", "more"], /^copy: unexpected argument "more"\n$/],
       [["01", "echo.js"], /^copy: "echo\.js" does not end in \.ts\n$/],

@@ -527,3 +527,19 @@ Deno.test("06 server sends nothing to its own port at another own address", asyn
   // It might be one that answers whatever comes, as this one does.
   await assertNoEcho((port) => new Peer("127.0.0.2", port));
 });
+
+Deno.test("06 says that a permission to answer is missing, and goes on", async () => {
+  const args = ["server", "--quiet", "--port=0"];
+  const flags = ["--allow-net=0.0.0.0", "--unstable-net"];
+  await using server = new LessonProcess(LESSON, args, { flags });
+  const port = await server.port();
+  const address = { hostname: "127.0.0.1", transport: "udp" } as const;
+  for (let i = 0; i < 2; i++) {
+    const socket = Deno.listenDatagram({ ...address, port: 0 });
+    await socket.send(new Uint8Array(1), { ...address, port });
+    const own = (socket.addr as Deno.NetAddr).port;
+    const said = `06_udp_echo: send: Requires net access to "127.0.0.1:${own}"`;
+    await server.stderrHas(said);
+    socket.close();
+  }
+});

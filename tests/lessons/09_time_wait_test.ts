@@ -134,6 +134,10 @@ Deno.test("09 shows TIME-WAIT, what SO_REUSEADDR does, and a lost ACK", async ()
     ["false", "EADDRINUSE"],
     ["true", "EADDRINUSE"],
   ]);
+  assertEquals(tableBehind(stdout, "A Deno.listen is closed"), [
+    ["at once", "EADDRINUSE"],
+    ["the accept() has ended: BadResource", "works"],
+  ]);
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 

@@ -7,8 +7,11 @@ const never = new Promise<never>(() => {});
 Deno.test("withDeadline() passes results and errors on, and leaves no timer", async () => {
   assertEquals(await withDeadline(Promise.resolve(1), 60_000), 1);
   const error = new RangeError("mine");
+  const giveUp = () => {
+    throw new Error("There is nothing to give up");
+  };
   const rejected = await assertRejects(
-    () => withDeadline(Promise.reject(error), 60_000),
+    () => withDeadline(Promise.reject(error), 60_000, giveUp),
     RangeError,
   );
   assertEquals(rejected, error);
@@ -82,4 +85,55 @@ Deno.test("withDeadline() gives nothing up that was in time", async () => {
   await withDeadline(Promise.resolve(), 1, () => gaveUp = true);
   await new Promise((resolve) => setTimeout(resolve, 10));
   assertEquals(gaveUp, false);
+});
+
+Deno.test("withDeadline() ends by its signal, gives up, and leaves no timer", async () => {
+  for (const isBefore of [true, false]) {
+    const stop = new AbortController();
+    const reason = new Error("somebody else was first");
+    if (isBefore) stop.abort(reason);
+    let gaveUp = 0;
+    // Waits for a minute or, by several timers, for longer. A timer that is left
+    // fails this test.
+    const waits = [60_000, Infinity].map((milliseconds) =>
+      withDeadline(never, milliseconds, () => gaveUp++, stop.signal)
+    );
+    stop.abort(reason);
+    for (const wait of await Promise.allSettled(waits)) {
+      assertEquals(wait, { status: "rejected", reason });
+    }
+    assertEquals(gaveUp, 2);
+  }
+});
+
+Deno.test("withDeadline() heeds no signal that comes after the result", async () => {
+  const stop = new AbortController();
+  let gaveUp = false;
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const wait = withDeadline(promise, 60_000, () => gaveUp = true, stop.signal);
+  resolve(1);
+  stop.abort(); // At once, before anybody could look at the result.
+  assertEquals(await wait, 1);
+  assertEquals(gaveUp, false);
+});
+
+Deno.test("withDeadline() listens to its signal no longer than it waits", async () => {
+  const { signal } = new AbortController();
+  const listeners: unknown[] = [];
+  using _add = replaced(
+    signal,
+    "addEventListener",
+    (_: string, it: unknown) => {
+      listeners.push(it);
+    },
+  );
+  using _remove = replaced(
+    signal,
+    "removeEventListener",
+    (_: string, it: unknown) => {
+      assertEquals(listeners.pop(), it);
+    },
+  );
+  await withDeadline(Promise.resolve(), 60_000, undefined, signal);
+  assertEquals(listeners, []);
 });

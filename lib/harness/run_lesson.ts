@@ -195,7 +195,7 @@ function callOf(error: unknown, mode: string, values: unknown): string {
     : SERVERS.includes(mode) && call.startsWith("listen");
   // The name of a host may contain anything that a terminal would obey.
   const address = isKnown
-    ? ` ${formatAddress(values as Deno.NetAddr)}`.replace(
+    ? ` ${formatAddress(values as Deno.NetAddr | Deno.UnixAddr)}`.replace(
       /[\p{Cc}\p{Cf}]+/gu,
       " ",
     )

@@ -34,10 +34,14 @@ export const SIGINT = 2;
  */
 export const SOCKET_OPTIONS = {
   IP_TTL: [0, 2],
+  IP_MTU_DISCOVER: [0, 10],
+  IP_RECVERR: [0, 11],
+  IP_MTU: [0, 14],
   IP_MINTTL: [0, 21],
   SO_REUSEADDR: [1, 2],
   SO_TYPE: [1, 3],
   SO_ERROR: [1, 4],
+  SO_BROADCAST: [1, 6],
   SO_SNDBUF: [1, 7],
   SO_RCVBUF: [1, 8],
   SO_KEEPALIVE: [1, 9],
@@ -299,17 +303,20 @@ export class LibcSocket extends LibcDescriptor implements Disposable {
  */
 export function descriptorOf(
   libc: Libc,
-  socket: Deno.TcpConn | Deno.TcpListener,
+  socket: Deno.TcpConn | Deno.TcpListener | Deno.DatagramConn,
 ): LibcDescriptor {
   const toText = ({ hostname, port }: SocketAddress) => `${hostname}:${port}`;
-  const own = toText("addr" in socket ? socket.addr : socket.localAddr);
+  const address = "addr" in socket ? socket.addr : socket.localAddr;
+  const own = toText(address as Deno.NetAddr);
+  const type = address.transport === "udp" ? SOCK_DGRAM : SOCK_STREAM;
   const isIt = (found: LibcDescriptor) =>
     toText(found.getsockname()) === own &&
-    found.getsockopt("SO_TYPE") === SOCK_STREAM &&
-    ("addr" in socket
-      // A connection that was reset has no peer either.
-      ? found.getsockopt("SO_ACCEPTCONN") === 1
-      : toText(found.getpeername()) === toText(socket.remoteAddr));
+    found.getsockopt("SO_TYPE") === type &&
+    (type === SOCK_DGRAM ||
+      ("addr" in socket
+        // A connection that was reset has no peer either.
+        ? found.getsockopt("SO_ACCEPTCONN") === 1
+        : toText(found.getpeername()) === toText(socket.remoteAddr)));
   const found = findDescriptor(libc, isIt);
   if (found !== undefined) return found;
   throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);

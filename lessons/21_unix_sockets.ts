@@ -293,7 +293,7 @@ async function compareSpeed(libc: Libc, path: string) {
   const rows: string[][] = [];
   for (const [what, measures] of Object.entries(cases)) {
     const best = [0, 0] as [tcp: number, unix: number];
-    for (let round = 0; round < 4; round++) { // In turn: others work here too.
+    for (let round = 0; round < 8; round++) { // In turn: others work here too.
       for (const [i, measure] of measures.entries()) {
         best[i] = Math.max(best[i]!, await measure());
       }

@@ -69,7 +69,7 @@ export interface Io {
   /** Prints an error on standard error, in one line. */
   report(error: unknown): void;
   /** Prints a server's first line. */
-  onListen(address: Deno.NetAddr): void;
+  onListen(address: Deno.NetAddr | Deno.UnixAddr): void;
   /** Aborted by SIGINT and SIGTERM, for a mode that `endsOnSignal`. */
   signal: AbortSignal;
   /**
@@ -119,10 +119,13 @@ const SHOW_OPTIONS: Record<NonNullable<Mode["show"]>, Options> = {
 
 /** The operands of the tutorial's programs: options without their names. */
 const OPERANDS: Record<string, string[]> = {
-  server: ["port"],
+  server: ["port", "path"],
   supervisor: ["port"],
-  client: ["host", "port"],
+  client: ["host", "port", "path"],
 };
+
+const operandsOf = (name: string, options: object) =>
+  (OPERANDS[name] ?? []).filter((it) => it in options);
 
 /** The command line cannot be understood: exit code 2. */
 export class UsageError extends Error {}
@@ -202,8 +205,8 @@ export function parseCommandLine(
     if (given[option] === "") throw new UsageError(`--${option} needs a value`);
   }
   if (modes[name]!.operands === undefined) {
-    for (const option of OPERANDS[name] ?? []) {
-      if (!(option in options) || operands.length === 0) break;
+    for (const option of operandsOf(name, options)) {
+      if (operands.length === 0) break;
       if (option in given) throw new UsageError(`${option} given twice`);
       given[option] = operands.shift();
     }
@@ -267,7 +270,7 @@ export function helpText(
     const options = optionsOf(mode);
     const operands = mode.operands
       ? [mode.operands]
-      : (OPERANDS[name] ?? []).filter((it) => it in options);
+      : operandsOf(name, options);
     const usage = operands.map((it) => ` [${it.toUpperCase()}]`).join("");
     lines.push("", `${name}${usage}: ${mode.help}`);
     lines.push(`  ${commands.get(name === names[0] ? "" : name)}`);

@@ -130,7 +130,9 @@ function programOf(lesson: string, source: string, fileName: string) {
   if (modes.size === 0) throw noProgram(lesson, source);
   const [, flags] = source.match(/^ \* @run deno run (.+) \S+ server$/m)!;
   const words = [...modes.keys()].join("|");
-  const usage = `deno run ${flags} ${fileName} [${words}] [PORT] [HOST]`;
+  const isUnix = /^ {2}path = /m.test([...modes.values()].join());
+  const operands = isUnix ? "[PATH]" : "[PORT] [HOST]";
+  const usage = `deno run ${flags} ${fileName} [${words}] ${operands}`;
   const calls = Array.from(modes, ([name, text]) => {
     const call = `if (mode === "${name}")`;
     if (!/^ {2}signal = /m.test(text!)) {
@@ -143,9 +145,13 @@ function programOf(lesson: string, source: string, fileName: string) {
     await ${name}({ ...address, signal: stop.signal });
   }`;
   });
+  const address = isUnix
+    ? `  const [mode = "server", path] = Deno.args;
+  const address = { ...(path && { path }) };`
+    : `  const [mode = "server", port = "9527", hostname] = Deno.args;
+  const address = { port: Number(port), ...(hostname && { hostname }) };`;
   const start = `if (import.meta.main) {
-  const [mode = "server", port = "9527", hostname] = Deno.args;
-  const address = { port: Number(port), ...(hostname && { hostname }) };
+${address}
   if (!/^(${words})$/.test(mode)) throw new Error(\`No such mode: \${mode}\`);
   ${calls.join("\n  ")}
 }

@@ -11,6 +11,8 @@ export interface Where {
   call?: string | undefined;
   /** The port that it was given. */
   port?: number | undefined;
+  /** The path that it was given, for a Unix socket. */
+  path?: string | undefined;
 }
 
 const DOUBTFUL = "is that the right address, and is that host up?";
@@ -23,7 +25,10 @@ const REMEDIES: Record<string, (where: Where) => string> = {
   ENETUNREACH: () => DOUBTFUL,
   ECONNRESET: () => "the server has ended the connection by a reset",
   EPIPE: () => "the server has closed the connection",
-  EADDRINUSE({ call, port }) {
+  EADDRINUSE({ call, port, path }) {
+    if (path !== undefined) {
+      return "ss -xlp says who has it, or whether the file was only left behind";
+    }
     const kind = { listen: "t", bind: "u" }[call ?? ""] ?? "tu";
     const which = port ? ` 'sport = :${port}'` : "";
     return `ss -${kind}lnp${which} says who has it`;
@@ -32,10 +37,14 @@ const REMEDIES: Record<string, (where: Where) => string> = {
     call === "connect"
       ? "this host has no port left for it"
       : "no address of this host, ip addr lists those",
-  EACCES: ({ port = 0 }) =>
-    port > 0 && port < 1024
+  EACCES: ({ port = 0, path }) =>
+    path !== undefined
+      ? "ls -l says who may use this file, and ls -ld its folder"
+      : port > 0 && port < 1024
       ? "ports below 1024 are for root, take a higher one"
       : "",
+  ENOENT: ({ path }) =>
+    path === undefined ? "" : "no server has made this file",
   EMFILE: () => "ulimit -n says how many descriptors a process may have",
 };
 

@@ -238,8 +238,9 @@ function whereIs(
     : SERVERS.includes(mode) &&
       (call === undefined || call === "listen" || call === "bind");
   if (!isKnown) return { call };
-  const address = formatAddress(values as unknown as Deno.NetAddr);
-  return { call, address, port: Number(values["port"]) };
+  const address = values as unknown as Deno.NetAddr | Deno.UnixAddr;
+  const { port, path } = values as { port?: number; path?: string };
+  return { call, address: formatAddress(address), port, path };
 }
 
 /** Names the call as perror(3) does: `connect 127.0.0.1:9527: `. */

@@ -13,6 +13,8 @@ export type SocketAddress = Pick<Deno.NetAddr, "hostname" | "port">;
 
 /** Address family IPv4, for `socket(2)`. */
 export const AF_INET = 2;
+/** Address family of Unix sockets, for `socket(2)`. */
+export const AF_UNIX = 1;
 /** A stream: TCP. */
 export const SOCK_STREAM = 1;
 /** Datagrams: UDP. */
@@ -32,10 +34,14 @@ export const SIGINT = 2;
  */
 export const SOCKET_OPTIONS = {
   IP_TTL: [0, 2],
+  IP_MTU_DISCOVER: [0, 10],
+  IP_RECVERR: [0, 11],
+  IP_MTU: [0, 14],
   IP_MINTTL: [0, 21],
   SO_REUSEADDR: [1, 2],
   SO_TYPE: [1, 3],
   SO_ERROR: [1, 4],
+  SO_BROADCAST: [1, 6],
   SO_SNDBUF: [1, 7],
   SO_RCVBUF: [1, 8],
   SO_KEEPALIVE: [1, 9],
@@ -66,6 +72,7 @@ export const CALLS = {
     parameters: ["i32", "buffer", "u32", "i32", "buffer", "u32"],
     result: "i32",
   },
+  recv: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getsockopt: {
@@ -80,6 +87,7 @@ export const CALLS = {
   setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
+  setfsuid: { parameters: ["u32"], result: "i32" },
   opendir: { parameters: ["buffer"], result: "pointer" },
   readdir: { parameters: ["pointer"], result: "pointer" },
   closedir: { parameters: ["pointer"], result: "i32" },
@@ -165,9 +173,9 @@ export class Libc implements Disposable {
     return new LibcError(call, code, getCString(strerror(errno)!));
   }
 
-  /** `socket(2)`, for IPv4: `SOCK_STREAM` or `SOCK_DGRAM`. */
-  socket(type: number): LibcSocket {
-    const fd = this.call("socket", AF_INET, type | SOCK_CLOEXEC, 0);
+  /** `socket(2)`, by default for IPv4: `SOCK_STREAM` or `SOCK_DGRAM`. */
+  socket(type: number, family: number = AF_INET): LibcSocket {
+    const fd = this.call("socket", family, type | SOCK_CLOEXEC, 0);
     return new LibcSocket(this, fd);
   }
 
@@ -295,17 +303,35 @@ export class LibcSocket extends LibcDescriptor implements Disposable {
  */
 export function descriptorOf(
   libc: Libc,
-  socket: Deno.TcpConn | Deno.TcpListener,
+  socket: Deno.TcpConn | Deno.TcpListener | Deno.DatagramConn,
 ): LibcDescriptor {
   const toText = ({ hostname, port }: SocketAddress) => `${hostname}:${port}`;
-  const own = toText("addr" in socket ? socket.addr : socket.localAddr);
+  const address = "addr" in socket ? socket.addr : socket.localAddr;
+  const own = toText(address as Deno.NetAddr);
+  const type = address.transport === "udp" ? SOCK_DGRAM : SOCK_STREAM;
   const isIt = (found: LibcDescriptor) =>
     toText(found.getsockname()) === own &&
-    found.getsockopt("SO_TYPE") === SOCK_STREAM &&
-    ("addr" in socket
-      // A connection that was reset has no peer either.
-      ? found.getsockopt("SO_ACCEPTCONN") === 1
-      : toText(found.getpeername()) === toText(socket.remoteAddr));
+    found.getsockopt("SO_TYPE") === type &&
+    (type === SOCK_DGRAM ||
+      ("addr" in socket
+        // A connection that was reset has no peer either.
+        ? found.getsockopt("SO_ACCEPTCONN") === 1
+        : toText(found.getpeername()) === toText(socket.remoteAddr)));
+  const found = findDescriptor(libc, isIt);
+  if (found !== undefined) return found;
+  throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);
+}
+
+/**
+ * Looks at this process's descriptors until one is the one that is looked for.
+ *
+ * @param isIt Says whether a descriptor is it. If it throws, it is not.
+ * @throws {LibcError} If the search needs a descriptor, and none is left.
+ */
+export function findDescriptor(
+  libc: Libc,
+  isIt: (found: LibcDescriptor) => boolean,
+): LibcDescriptor | undefined {
   const { opendir, readdir, closedir } = libc.calls;
   const directory = opendir(new TextEncoder().encode("/proc/self/fd\0"));
   if (directory === null) throw libc.error("opendir");
@@ -322,7 +348,7 @@ export function descriptorOf(
       // It is not a socket, or has no peer.
     }
   }
-  throw new Deno.errors.NotFound(`No descriptor has the address ${own}`);
+  return undefined;
 }
 
 /** Makes a `struct sockaddr_in`: family, port, address, eight zeros. */

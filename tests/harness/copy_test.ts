@@ -124,7 +124,7 @@ Deno.test("copy says in three lines where it is from, its license, and how it ru
     assertMatch(license, /^\/\/ Copyright .* MIT License\.$/);
     assertMatch(
       usage,
-      /^\/\/ deno run (--\S+ )+x\.ts \[server(\|client)?\] \[PORT\] \[HOST\]$/,
+      /^\/\/ deno run (--\S+ )+x\.ts \[server(\|client)?\] (?:\[PORT\] \[HOST\]|\[PATH\])$/,
     );
     assertMatch(next, /^(import .*)?$/);
   }
@@ -220,6 +220,34 @@ Deno.test("copy's program runs by the command that it names", async () => {
     await out.cancel();
     await server.stderr.cancel();
     await server.stdin.close().catch(() => {});
+  });
+});
+
+Deno.test("copy of 21_unix_sockets.ts takes a path", async () => {
+  await withFolder(async (folder) => {
+    const text = copyOf(["lessons/21_unix_sockets.ts"], "unix.ts");
+    await Deno.writeTextFile(`${folder}/unix.ts`, text);
+    const flags = ["--allow-net", "--allow-read", "--allow-write"];
+    const start = (mode: string) =>
+      new Deno.Command(Deno.execPath(), {
+        args: ["run", ...flags, "unix.ts", mode, "./echo.sock"],
+        cwd: folder,
+        stdin: "piped",
+        stdout: "piped",
+      }).spawn();
+    await using server = start("server");
+    const out = server.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    const { value = "" } = await out.read();
+    assertMatch(value, /^listening on .+\/echo\.sock\n$/);
+    await using client = start("client");
+    const writer = client.stdin.getWriter();
+    await writer.write(new TextEncoder().encode("hello\n"));
+    await writer.close();
+    const { stdout } = await client.output();
+    assertEquals(new TextDecoder().decode(stdout), "from server hello\n");
+    await server.stdin.close();
+    server.kill("SIGTERM");
+    await out.cancel();
   });
 });
 

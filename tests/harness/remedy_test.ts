@@ -30,6 +30,18 @@ const cases: [code: string, where: Parameters<typeof remedyOf>[1], string][] = [
   ],
   ["EACCES", { call: "listen", port: 1024 }, ""],
   ["EACCES", { call: "open" }, ""],
+  [
+    "EADDRINUSE",
+    { call: "listen", path: "/run/echo.sock" },
+    "ss -xlp says who has it, or whether the file was only left behind",
+  ],
+  [
+    "EACCES",
+    { call: "connect", path: "/run/echo.sock" },
+    "ls -l says who may use this file, and ls -ld its folder",
+  ],
+  ["ENOENT", { path: "/run/echo.sock" }, "no server has made this file"],
+  ["ENOENT", {}, ""],
   ["toString", {}, ""],
   ["EXDEV", {}, ""],
 ];

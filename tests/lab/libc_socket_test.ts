@@ -261,6 +261,25 @@ Deno.test("libc finds the descriptors of Deno's sockets", async () => {
   assertThrows(() => descriptorOf(libc, peer), Deno.errors.NotFound);
 });
 
+Deno.test("libc finds the descriptors of Deno's datagram sockets", () => {
+  using libc = openLibc();
+  // UDP's ports are not TCP's: this one has the same address, and comes first.
+  using listener = Deno.listen(LOOPBACK);
+  const open = (port: number) =>
+    Deno.listenDatagram({ ...LOOPBACK, transport: "udp", port });
+  const [one, other] = [open(listener.addr.port), open(0)];
+  const found = [one, other].map((it) => descriptorOf(libc, it));
+  assert(found[0].fd !== found[1].fd);
+  for (const { fd } of found) {
+    assertEquals(independentGetsockopt(fd, 1, 3), [SOCK_DGRAM], "SO_TYPE");
+  }
+  found[0].setsockopt("SO_BROADCAST", 0);
+  assertEquals(independentGetsockopt(found[0].fd, 1, 6), [0]);
+  assertEquals(independentGetsockopt(found[1].fd, 1, 6), [1]);
+  for (const it of [one, other]) it.close();
+  assertThrows(() => descriptorOf(libc, one), Deno.errors.NotFound);
+});
+
 Deno.test("libc tells a listener from a connection that was reset", async () => {
   using libc = openLibc();
   // The connection gets a lower descriptor than the listener.

@@ -168,9 +168,9 @@ export async function demo({ print }: Io) {
 }
 
 /** So many lines are sent, more than the kernel's buffers hold of one client. */
-const LINES = 2000;
+const LINES = 6000;
 /** How many bytes a line has. */
-const SIZE = 10_000;
+const SIZE = 3000;
 /** How long the others wait for a line, in milliseconds. */
 const PATIENCE = 1000;
 
@@ -258,7 +258,7 @@ async function readLate(conn: Deno.TcpConn, sent: number) {
     if (!isWhole) mixed++;
     if (++read === sent) break;
     // It is slow too, so the buffers are full again and again.
-    if (read % 100 === 0) await delay(10);
+    if (read % 300 === 0) await delay(10);
   }
   return { read, mixed };
 }

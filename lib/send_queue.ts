@@ -61,7 +61,7 @@ export class SendQueue {
   #size = 0;
   #isLost = false;
   #reject: (error: unknown) => void;
-  /** Settles when nothing waits any more; `undefined` if nothing does. */
+  /** Settles when nothing waits any more, or all is lost. */
   #sending: PromiseWithResolvers<void> | undefined;
 
   /**
@@ -121,7 +121,6 @@ export class SendQueue {
    * @throws What `lost` rejects with.
    */
   async flush(): Promise<void> {
-    if (this.#isLost) await this.lost;
     await this.#sending?.promise;
   }
 

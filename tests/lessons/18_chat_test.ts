@@ -44,20 +44,21 @@ Deno.test("18 demo: three ways to send to many, with one that does not read", as
   assertEquals(rows.length, 6, stdout);
   const [arrived, wait, held, dropped, read, mixed] = rows
     .map(([_, ...cells]) => cells);
-  const all = "2,000 of 2,000";
+  const all = "6,000 of 6,000";
   const [waiting] = arrived;
-  assert(numberOf(waiting) < 2000, stdout);
+  assert(numberOf(waiting) < 6000, stdout);
   assertEquals(arrived, [waiting, all, all]);
   assertEquals(wait[0], "over 1,000 ms");
   for (const it of wait.slice(1)) assertMatch(it, /^\d+\.\d ms$/);
   // What waits is a part of a line, all that came later, and what may wait.
   const [rest, ...lines] = held.map((it) => Number(it.replaceAll(",", "")));
-  assert(rest < 10_000 && lines[0] > 1_000_000, stdout);
+  assert(rest <= 3000 && lines[0] > 1_000_000, stdout);
   assert(lines[1] > 200_000 && lines[1] <= 256 * 1024, stdout);
   assertEquals(dropped.slice(0, 2), ["no", "no"]);
   const [, end] = dropped[2].match(/^at line ([\d,]+)$/)!;
   const sent = numberOf(waiting) + 1;
-  assertEquals(read.slice(0, 2), [`${sent} of ${sent}`, all]);
+  assertEquals(read[0].replaceAll(",", ""), `${sent} of ${sent}`);
+  assertEquals(read[1], all);
   assert(read[2].endsWith(` of ${end}`), stdout);
   assert(numberOf(read[2]) < numberOf(end), stdout);
   assertEquals([mixed[0], mixed[2]], ["0", "0"]);

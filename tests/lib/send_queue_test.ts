@@ -95,13 +95,6 @@ Deno.test("SendQueue frees the room of each byte that is written", async () => {
   assert(!queue.send(bytes("e")));
 });
 
-Deno.test("SendQueue keeps no empty messages", () => {
-  const queue = new SendQueue(steppedWriter(), { maxBytes: 1 });
-  assert(queue.send(bytes("1")));
-  for (let i = 0; i < 1000; i++) assert(queue.send(bytes("")));
-  assertEquals(queue.size, 1);
-});
-
 Deno.test("SendQueue is lost by an error of its writer, and passes it on", async () => {
   const reset = new Deno.errors.ConnectionReset("gone");
   const errors: [() => Promise<number>, unknown][] = [

@@ -9,6 +9,7 @@ import { describeError } from "../error_text.ts";
 import { writeFull } from "../full_io.ts";
 import { IdleTimer } from "../idle_timer.ts";
 import { connectAndReset, type ResetOptions } from "../lab/reset_client.ts";
+import { readLines } from "../lines.ts";
 import { quoteBytes } from "../quote_bytes.ts";
 import { grouped } from "./grouped.ts";
 
@@ -71,8 +72,8 @@ const OWN_FAULTS = ["EMFILE", "ENFILE", "EADDRNOTAVAIL"];
 const LONGEST_PAUSE = 300;
 /** What one read takes at most. */
 const CHUNK = 64 * 1024;
-/** How many bytes are shown as they are. */
-const MOST_SHOWN = 32;
+/** How many bytes are shown as they are, and how many of a line. */
+const [MOST_SHOWN, MOST_OF_LINE] = [32, 80];
 
 /**
  * Runs a check. When it is over, or its time is, all its connections are closed.
@@ -208,12 +209,15 @@ export class Client implements Disposable {
   #writeError: unknown;
   /** A read that has begun already. */
   #early: Promise<Uint8Array | null> | undefined;
+  #lines: AsyncIterator<Uint8Array>;
+  #hasLine = false;
 
   /** Takes a connection that is open. */
   constructor(attempt: Attempt, conn: Deno.TcpConn, who: string) {
     this.#attempt = attempt;
     this.#conn = conn;
     this.#who = who;
+    this.#lines = readLines(conn);
   }
 
   /**
@@ -287,6 +291,38 @@ export class Client implements Disposable {
       }
       done += got.length;
     }
+  }
+
+  /**
+   * Receives a line, where a server sends nothing but lines. One that is cut off by
+   * the end is none.
+   *
+   * @returns Its text without its end, or `null` at the end of the connection.
+   */
+  async receiveLine(
+    expected: string,
+    isRight: (line: string | null) => boolean,
+  ): Promise<string | null> {
+    let line;
+    try {
+      line = (await this.#lines.next()).value;
+      this.#hasLine = true;
+    } catch (error) {
+      const isReset = Object(error).code === "ECONNRESET";
+      if (isReset && isRight(null)) return null;
+      const more = this.#hasLine ? "more " : "";
+      throw this.#failure(expected, this.#attempt.reason(error, more));
+    }
+    const text = line?.at(-1) === 0x0a
+      ? new TextDecoder().decode(line).trimEnd()
+      : null;
+    if (isRight(text)) return text;
+    const end = "the end of the stream";
+    const cut = line === undefined ? end : quoteBytes(line, MOST_OF_LINE);
+    const came = line !== undefined && text === null
+      ? `${cut}, then ${end}`
+      : cut;
+    throw this.#failure(expected, came);
   }
 
   /** Waits until something comes, but not for long. It is received later. */

@@ -19,6 +19,7 @@ import {
   runCheck,
   type Subject,
 } from "./check.ts";
+import { CHAT_CHECKS } from "./checks_chat.ts";
 import { CONCURRENT_CHECKS } from "./checks_concurrent.ts";
 import { ECHO_CHECKS } from "./checks_echo.ts";
 import { FRAME_CHECKS } from "./checks_frames.ts";
@@ -36,6 +37,7 @@ const KINDS: Record<string, (subject: Subject) => Check[]> = {
   frames: () => FRAME_CHECKS,
   concurrent: () => CONCURRENT_CHECKS,
   production: ({ pid, clients }) => productionChecks(pid, clients),
+  chat: () => CHAT_CHECKS,
 };
 
 /** How a judgement ended. */

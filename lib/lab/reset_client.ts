@@ -15,6 +15,8 @@ export interface ResetOptions {
   message?: string | Uint8Array;
   /** Resets as soon as it is connected: nothing is sent, and nothing awaited. */
   atOnce?: boolean;
+  /** Resets when this has resolved, and not when an echo comes. */
+  when?: Promise<unknown>;
   /** Gives up, and closes the connection. */
   signal?: AbortSignal;
 }
@@ -49,7 +51,7 @@ export async function connectAndReset(
   options: ResetOptions = {},
 ): Promise<void> {
   const { hostname = "127.0.0.1", message = "reset me" } = options;
-  const { atOnce = false, signal } = options;
+  const { atOnce = false, when, signal } = options;
   const socket = createConnection(port, hostname);
   const giveUp = () => void socket.destroy();
   signal?.addEventListener("abort", giveUp);
@@ -57,7 +59,7 @@ export async function connectAndReset(
     const closed = once(socket, "close");
     if (!atOnce) socket.write(message);
     // After an echo it is accepted. A RST before that makes accept() reject.
-    const ready = once(socket, atOnce ? "connect" : "data");
+    const ready = when ?? once(socket, atOnce ? "connect" : "data");
     await Promise.race([ready, closed]);
     if (socket.destroyed) throw new Error("The server has closed first");
     socket.resetAndDestroy();

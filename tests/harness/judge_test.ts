@@ -4,6 +4,7 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type Check } from "../../lib/harness/check.ts";
+import { CHAT_CHECKS } from "../../lib/harness/checks_chat.ts";
 import { CONCURRENT_CHECKS } from "../../lib/harness/checks_concurrent.ts";
 import { FRAME_CHECKS } from "../../lib/harness/checks_frames.ts";
 import { HELLO_CHECKS } from "../../lib/harness/checks_hello.ts";
@@ -102,6 +103,8 @@ const RIGHT: [kind: string, command: string[], ...args: string[]][] = [
     lesson("17_production", "--quiet", "--drain-timeout=1000"),
     ...["--pid=PID", CROWD],
   ],
+  ["chat", lesson("18_chat", "--quiet")],
+  ["chat", wrong("wrong_chat")], // This one has no mistake.
 ];
 
 Deno.test("judge passes the lessons' servers", async () => {
@@ -120,6 +123,7 @@ const OTHERS: [program: string, checks: Check[], command: string[]][] = [
   ["node", CONCURRENT_CHECKS, ["node", "tests/bench/servers/node_net.mjs"]],
   ["node", UDP_CHECKS, ["node", "tests/bench/servers/node_dgram.mjs"]],
   ["python3", CONCURRENT_CHECKS, ["python3", "tests/harness/servers/echo.py"]],
+  ["python3", CHAT_CHECKS, ["python3", "tests/harness/servers/chat.py"]],
 ];
 
 for (const [program, checks, command] of OTHERS) {
@@ -144,6 +148,7 @@ const CHECKS: Record<string, Check[]> = {
   frames: FRAME_CHECKS,
   concurrent: CONCURRENT_CHECKS,
   production: productionChecks(1, 100),
+  chat: CHAT_CHECKS,
 };
 
 /** What each server gets wrong: a check fails, and perhaps others. */
@@ -162,6 +167,8 @@ const WRONG: [kind: string, command: string[], ...failing: string[]][] = [
   ["production", wrong("wrong_echo", "counts_lost"), "100 clients reset"],
   ["production", wrong("wrong_echo", "places"), "200 clients", "100 silent"],
   ["production", wrong("wrong_echo", "unfair"), "served alike"],
+  ["chat", wrong("wrong_chat", "await_each"), "does not stop the others"],
+  ["chat", wrong("wrong_chat", "forgets"), "reads late is whole lines"],
   ["hello", lesson("01_tcp_hello", "--quiet"), "two pieces"],
   [
     "hello",
@@ -196,6 +203,17 @@ const WRONG: [kind: string, command: string[], ...failing: string[]][] = [
   ["frames", wrong("wrong_frames", "no_limit"), "over any limit"],
   ["frames", wrong("wrong_frames", "cut_ends_it"), "cut off"],
   ["frames", wrong("wrong_frames", "reset_ends_it"), "resets its connection"],
+  ["chat", lesson("12_concurrent_echo", "--quiet"), "asked for its name"],
+  ["chat", wrong("wrong_chat", "lists_self"), "told who is there"],
+  ["chat", wrong("wrong_chat", "tells_arrival_back"), "and only to them"],
+  ["chat", wrong("wrong_chat", "echoes"), "and not back"],
+  ["chat", wrong("wrong_chat", "reads_are_lines"), "in two pieces is one"],
+  ["chat", wrong("wrong_chat", "short_lines"), "a line of 1000"],
+  ["chat", wrong("wrong_chat", "any_name"), "illegal name is refused"],
+  ["chat", wrong("wrong_chat", "tells_nameless"), "has no name yet"],
+  ["chat", wrong("wrong_chat", "keeps_names"), "is there no more"],
+  ["chat", wrong("wrong_chat", "few"), "30 clients in one room"],
+  ["chat", wrong("wrong_chat", "reset_ends_it"), "that resets its connection"],
 ];
 
 Deno.test("judge fails each wrong server for its mistake", async () => {

@@ -54,7 +54,7 @@ Deno.test("the pages' commands make their copies", async () => {
   for (const command of commands) {
     const [, ...args] = command.split(" ");
     const file = args.pop()!.replace("..", folder);
-    const { code, stderr } = await runDeno([...args, file]);
+    const { code, stderr } = await runDeno([...args, file, "--force"]);
     assertEquals(code, 0, stderr);
     assert(Deno.statSync(file).isFile);
   }

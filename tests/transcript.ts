@@ -93,8 +93,9 @@ class Terminal implements AsyncDisposable {
   constructor(folder: string, network: number) {
     const shell = "exec bash --norc --noprofile --noediting -i";
     this.#process = new Deno.Command("nsenter", {
-      args: [`--net=/proc/${network}/ns/net`, "script", "-qfec", shell]
-        .concat("/dev/null"),
+      // As if nobody had started this by `deno task`, which sets INIT_CWD.
+      args: [`--net=/proc/${network}/ns/net`, "env", "-u", "INIT_CWD"]
+        .concat("script", "-qfec", shell, "/dev/null"),
       cwd: folder,
       env: {
         ...{ SHELL: "/bin/sh", PS1: PROMPT, NO_COLOR: "1", TERM: "dumb" },

@@ -246,7 +246,7 @@ Deno.test("18 client without a server, or refused by it, says so", async () => {
   assertEquals([refused.code, refused.stdout, refused.stderr], [
     1,
     "client done!!\n",
-    "18_chat: connect 127.0.0.1:1: ECONNREFUSED (Connection refused)\n",
+    "18_chat: connect 127.0.0.1:1: ECONNREFUSED (Connection refused): does a server listen there?\n",
   ]);
   const { process, port } = await startServer();
   await using _ = process;

@@ -67,7 +67,7 @@ export class CheckFailure extends Error {
 export class ConnectFailure extends CheckFailure {}
 
 /** The judge itself has run out of these: the server is not to blame. */
-const OWN_FAULTS = ["EMFILE", "ENFILE", "EADDRNOTAVAIL"];
+export const OWN_FAULTS: string[] = ["EMFILE", "ENFILE", "EADDRNOTAVAIL"];
 /** The longest wait for what should not come, in milliseconds. */
 const LONGEST_PAUSE = 300;
 /** What one read takes at most. */
@@ -207,6 +207,8 @@ export class Client implements Disposable {
   #who: string;
   #sent: string[] = [];
   #writeError: unknown;
+  /** How many bytes came before, and were right. */
+  #right = 0;
   /** A read that has begun already. */
   #early: Promise<Uint8Array | null> | undefined;
   #lines: AsyncIterator<Uint8Array>;
@@ -291,6 +293,7 @@ export class Client implements Disposable {
       }
       done += got.length;
     }
+    this.#right += wanted.length;
   }
 
   /**
@@ -365,7 +368,10 @@ export class Client implements Disposable {
         this.#attempt.signal.aborted
       ? ""
       : `; the write failed: ${describeError(this.#writeError)}`;
-    return new CheckFailure(sent, expected, came + failed);
+    const before = this.#right === 0
+      ? ""
+      : ` (after ${grouped(this.#right)} that were right)`;
+    return new CheckFailure(sent, expected, came + before + failed);
   }
 }
 
@@ -389,6 +395,10 @@ function describeWrong(
   }
   if (offset === wanted.length) {
     return `all of it, and ${grouped(end - offset)} bytes more`;
+  }
+  if (offset < MOST_SHOWN) {
+    const start = [...wanted.subarray(0, done), ...got.subarray(0, CHUNK)];
+    return quoteBytes(new Uint8Array(start), MOST_SHOWN);
   }
   const [is, should] = [hex(got[wrong]!), hex(wanted[offset]!)];
   return `another byte at ${grouped(offset)}: ${is}, not ${should}`;

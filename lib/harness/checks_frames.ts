@@ -21,7 +21,10 @@ const HELLO = frameOf(encode("hello"));
 const TOO_LONG = new Uint8Array([0xff, 0xff, 0xff, 0xff, 0x68, 0x69]);
 
 /** How a failure calls what was sent. */
-const nameOf = (message: Uint8Array) => `a frame of ${describeBytes(message)}`;
+function nameOf(message: Uint8Array): string {
+  const bytes = describeBytes(frameOf(message));
+  return `a frame of ${describeBytes(message)}: ${bytes}`;
+}
 
 /** The checks of `frames`. Those that end a weak server come last. */
 export const FRAME_CHECKS: Check[] = [

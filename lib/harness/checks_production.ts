@@ -13,6 +13,7 @@ import {
   CheckFailure,
   type Client,
   noise,
+  OWN_FAULTS,
 } from "./check.ts";
 import { CONCURRENT_CHECKS } from "./checks_concurrent.ts";
 import { everyByte, lateReader, TOO_MUCH } from "./checks_echo.ts";
@@ -34,15 +35,21 @@ async function isRefusing(attempt: Attempt): Promise<boolean> {
     (await Deno.connect({ hostname, port, signal })).close();
     return false;
   } catch {
-    return true; // It may have been in the queue, and was reset.
+    // It may have been in the queue, and was reset.
+    return !attempt.signal.aborted;
   }
 }
 
-/** Whether a process runs. */
-function isRunning(pid: number): boolean {
+/**
+ * Whether a process runs.
+ *
+ * @throws {Deno.errors.NotCapable} Without `--allow-run`.
+ */
+export function isRunning(pid: number): boolean {
   try {
     return kill(pid, 0); // Nothing is sent: kill(2) only looks.
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     return Object(error).code !== "ESRCH";
   }
 }
@@ -139,6 +146,7 @@ export function productionChecks(pid: number, clients: number): Check[] {
           const load = { hostname, port, clients, duration, timeout };
           const report = await putLoad(load);
           const { error, lost, corrupted, starved, index } = report;
+          if (OWN_FAULTS.includes(Object(error).code)) throw error;
           const isWhole = lost + corrupted === 0;
           if (isWhole && starved === 0 && index >= ALIKE) return;
           // Where nobody has had many echoes yet, it may be chance who had more.

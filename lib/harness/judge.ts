@@ -24,7 +24,7 @@ import { CONCURRENT_CHECKS } from "./checks_concurrent.ts";
 import { ECHO_CHECKS } from "./checks_echo.ts";
 import { FRAME_CHECKS } from "./checks_frames.ts";
 import { HELLO_CHECKS } from "./checks_hello.ts";
-import { productionChecks } from "./checks_production.ts";
+import { isRunning, productionChecks } from "./checks_production.ts";
 import { UDP_CHECKS } from "./checks_udp.ts";
 import { UsageError } from "./command_line.ts";
 import { runLesson } from "./run_lesson.ts";
@@ -183,8 +183,8 @@ if (import.meta.main) {
   const options = {
     timeout: {
       default: 5000,
-      min: 100,
-      max: max / 10,
+      min: 500,
+      max: Math.floor(max / 10),
       help: "ms that each check may take; the crowd 2 times that, the end 3",
     },
     clients: { default: 1000, min: 2, max: 5000, help: "production: a crowd" },
@@ -208,6 +208,11 @@ if (import.meta.main) {
         }
         if (options.pid !== 0 && kind !== "production") {
           throw new UsageError("--pid is for production only");
+        }
+        if (options.pid !== 0 && !isRunning(options.pid)) {
+          throw new UsageError(
+            `--pid ${options.pid}: there is no such process`,
+          );
         }
         const subject = { ...parseAddress(address), ...options };
         const verdict = await judge(checks(subject), subject, print);

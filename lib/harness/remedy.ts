@@ -17,6 +17,8 @@ export interface Where {
 
 const DOUBTFUL = "is that the right address, and is that host up?";
 
+const UNKNOWN_NAME = "is the name right, and does getent hosts know it?";
+
 /** By the system's names of errors. */
 const REMEDIES: Record<string, (where: Where) => string> = {
   ECONNREFUSED: () => "does a server listen there?",
@@ -45,6 +47,8 @@ const REMEDIES: Record<string, (where: Where) => string> = {
       : "",
   ENOENT: ({ path }) =>
     path === undefined ? "" : "no server has made this file",
+  ECONNABORTED: () => "somebody on this host has ended the connection",
+  ENOTFOUND: () => UNKNOWN_NAME,
   EMFILE: () => "ulimit -n says how many descriptors a process may have",
 };
 
@@ -76,7 +80,9 @@ export function remedyOf(error: unknown, where: Where = {}): string {
   if (root instanceof Deno.errors.UnexpectedEof) {
     return "the server has closed the connection";
   }
-  const { code } = Object(root) as { code?: unknown };
+  const { code, message } = Object(root) as Record<string, unknown>;
+  // The resolver's errors have no code in Deno's own calls.
+  if (String(message).startsWith("failed to lookup ")) return UNKNOWN_NAME;
   const isKnown = typeof code === "string" && Object.hasOwn(REMEDIES, code);
   return isKnown ? REMEDIES[code]!(where) : "";
 }

@@ -8,6 +8,9 @@ import { replace } from "./replace.ts";
 
 const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+/** Within these milliseconds another signal is of the same Ctrl+C. */
+const SECOND_SIGNAL = 200;
+const now = performance.now.bind(performance);
 type EndSignal = keyof typeof SIGNALS;
 
 /** What is done at the end by a signal. */
@@ -28,11 +31,11 @@ export interface EndSignals {
  */
 export function onEndSignals(tell: () => void): EndSignals {
   const listeners = new Map<string, Map<() => void, () => void>>();
-  let isTold = false;
+  let toldAt = -Infinity;
   const tellOnce = () => {
-    if (isTold) return;
-    isTold = true; // By the first of several listeners.
-    queueMicrotask(() => isTold = false);
+    // By the first of several listeners. (Under `deno task` each Ctrl+C comes twice.)
+    if (now() < toldAt + SECOND_SIGNAL) return;
+    toldAt = now();
     tell();
   };
 

@@ -257,17 +257,58 @@ Deno.test("judge fails each wrong server for its mistake", async () => {
   );
 });
 
+Deno.test("judge() says that a server goes on in spite of SIGTERM", async () => {
+  await using server = await start(wrong("wrong_echo", "ignores_sigterm"));
+  const { pid } = server;
+  const where = { hostname: "127.0.0.1", port: Number(server.port) };
+  const subject = { ...where, timeout: 2000, clients: 2, pid };
+  const needed = [
+    "a message comes back",
+    "every byte",
+    "larger than",
+    "reads late",
+    "SIGTERM",
+  ];
+  const checks = productionChecks(pid, 2)
+    .filter(({ name }) => needed.some((part) => name.includes(part)));
+  const lines: string[] = [];
+  await judge(checks, subject, (line) => lines.push(line));
+  const told = lines.slice(lines.findIndex((line) => line.startsWith("FAIL ")));
+  assertEquals(told.slice(2, 4), [
+    "     expected: no new client is accepted",
+    "     came: connections, for 6000 ms",
+  ], lines.join("\n"));
+});
+
+Deno.test("judge looks for the process before it begins", async () => {
+  const args = ["production", "9527", "--pid=2147483647"];
+  const { code, stdout, stderr } = await run(JUDGE, args);
+  assertEquals([code, stdout], [2, ""]);
+  assertEquals(stderr, "judge: --pid 2147483647: there is no such process\n");
+});
+
+Deno.test("judge says what came, and what had come before it", async () => {
+  const repeats = await verdictOn("echo", wrong("wrong_echo", "repeats"), []);
+  const pieces = /pieces comes back whole\n.+\n.+\n {5}came: (.+)\n/;
+  const [, came] = repeats.stdout.match(pieces)!;
+  assertEquals(came, '"hello" (after 3 that were right)');
+  const shouts = wrong("wrong_echo", "shouts");
+  const { stdout } = await verdictOn("frames", shouts, []);
+  assertMatch(stdout, /sent: a frame of "hello": "\\x00\\x00\\x00\\x05hello"/);
+  assertMatch(stdout, /came: "\\x00\\x00\\x00\\x05HELLO"/);
+});
+
 Deno.test("judge ends in time where a server says nothing", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const where = `127.0.0.1:${listener.addr.port}`;
-  const { code, stdout } = await run(JUDGE, ["echo", where, "--timeout=300"]);
+  const { code, stdout } = await run(JUDGE, ["echo", where, "--timeout=500"]);
   assertEquals(code, 1);
   assertEquals(
     stdout,
     `FAIL a message comes back
      sent: "hello,hello\\n"
      expected: the same back
-     came: nothing in 300 ms
+     came: nothing in 500 ms
      see lesson 02
 without this nothing else can be judged
 0 passed, 1 failed, 11 not tried
@@ -293,7 +334,7 @@ Deno.test("judge refuses what it does not understand", async () => {
     [["echo", "host:0"], "expected [HOST:]PORT, with a port from 1 to 65535, "],
     [["echo", "9527", "1"], 'unexpected argument "1"'],
     [["echo", "9527", "--pid=1"], "--pid is for production only"],
-    [["echo", "9527", "--timeout=1"], "--timeout must be an integer from "],
+    [["echo", "9527", "--timeout=499"], "--timeout must be an integer from "],
   ];
   await forEach(cases, 2, async ([args, message]) => {
     const { code, stdout, stderr } = await run(JUDGE, args, { flags: [] });

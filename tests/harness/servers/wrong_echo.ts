@@ -114,6 +114,17 @@ const MISTAKES: Record<string, () => Promise<unknown>> = {
       });
     });
   },
+  /** It does not want to end. */
+  ignores_sigterm: () => {
+    Deno.addSignalListener("SIGTERM", () => {});
+    return serve(echo);
+  },
+  /** It sends again what it has sent already. */
+  repeats: () =>
+    serve((conn) => {
+      let all = new Uint8Array();
+      return echo(conn, (data) => all = new Uint8Array([...all, ...data]));
+    }),
   /** So many have a place. Nobody else is served until one of them leaves. */
   places: () => {
     let free = 50;

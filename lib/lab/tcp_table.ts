@@ -231,6 +231,7 @@ export async function* readUntilSettled(
   isMoving: (row: TcpRow) => boolean = isPassing,
 ): AsyncGenerator<TcpRow[], void> {
   const start = performance.now();
+  let wasMoving = false;
   while (true) {
     const rows = await readTcpTable();
     yield rows;
@@ -238,7 +239,11 @@ export async function* readUntilSettled(
       const row = endOf(rows, end);
       return !row || !isMoving(row);
     });
-    if (isSettled || performance.now() - start > SETTLES) return;
+    if (performance.now() - start > SETTLES) return;
+    // The kernel lists one end a little later than the other. What has come in
+    // between stands at one of them only, so look once more.
+    if (isSettled && !wasMoving) return;
+    wasMoving = !isSettled;
   }
 }
 

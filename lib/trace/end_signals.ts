@@ -10,7 +10,6 @@ const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 /** Within these milliseconds another signal is of the same Ctrl+C. */
 const SECOND_SIGNAL = 200;
-const now = performance.now.bind(performance);
 type EndSignal = keyof typeof SIGNALS;
 
 /** What is done at the end by a signal. */
@@ -34,8 +33,8 @@ export function onEndSignals(tell: () => void): EndSignals {
   let toldAt = -Infinity;
   const tellOnce = () => {
     // By the first of several listeners. (Under `deno task` each Ctrl+C comes twice.)
-    if (now() < toldAt + SECOND_SIGNAL) return;
-    toldAt = now();
+    if (performance.now() < toldAt + SECOND_SIGNAL) return;
+    toldAt = performance.now();
     tell();
   };
 

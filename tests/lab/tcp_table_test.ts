@@ -376,6 +376,8 @@ Deno.test("readUntilSettled() does not wait for room that nobody makes", async (
   // The FIN has to wait, but whoever reads the list has not.
   assertMatch(describeRow(rows.at(-1)), /^FIN-WAIT-1, \d+ bytes and its FIN/);
   const kinds = rows.map(({ timer }) => timer?.kind);
-  assertEquals(kinds.indexOf("window probe"), kinds.length - 1);
-  assertEquals(rows.map(awaitsAnswer).indexOf(false), kinds.length - 1);
+  // Where it was moving, it is looked at once more when it has settled.
+  const last = kinds.length === 1 ? 0 : kinds.length - 2;
+  assertEquals(kinds.indexOf("window probe"), last);
+  assertEquals(rows.map(awaitsAnswer).indexOf(false), last);
 });

@@ -28,7 +28,8 @@ function send({ conn, queue }: Member, text: string): unknown {
 async function tell(from: Member, text: string, alsoBack = false) {
   for (const it of members) {
     if (it === from && !alsoBack) continue;
-    if (it.name !== undefined || is("tells_nameless")) await send(it, text);
+    const isSaid = text.startsWith("[") && is("tells_nameless");
+    if (it.name !== undefined || isSaid) await send(it, text);
   }
 }
 

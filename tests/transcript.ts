@@ -81,6 +81,24 @@ export function patternOf(line: string): RegExp {
   return RegExp(`^\\s*${pattern}${rest}$`, "m");
 }
 
+/** The processes on the terminal that a script(1) has made. */
+function processesOf(script: number): number[] {
+  const children = `/proc/${script}/task/${script}/children`;
+  const [shell] = Deno.readTextFileSync(children).split(" ");
+  return [...Deno.readDirSync("/proc")].map(({ name }) => Number(name))
+    .filter((pid) => {
+      try {
+        const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+        const [, , , session] = stat.slice(stat.lastIndexOf(")") + 2).split(
+          " ",
+        );
+        return session === shell;
+      } catch {
+        return false; // It is no process, or not any more.
+      }
+    });
+}
+
 /** A pseudo-terminal with a shell in it. */
 class Terminal implements AsyncDisposable {
   #process: Deno.ChildProcess;
@@ -151,8 +169,17 @@ class Terminal implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // Its terminal is gone then, so the kernel ends the shell and what runs in it.
+    // Its terminal is gone then, so the kernel tells the shell and what runs in it
+    // to end. (An strace may wait for what it has stopped itself, and not end.)
+    const left = processesOf(this.#process.pid);
     this.#process.kill("SIGKILL");
+    for (const pid of left) {
+      try {
+        Deno.kill(pid, "SIGKILL");
+      } catch {
+        // It has ended.
+      }
+    }
     await this.#writer.close().catch(() => {});
     await this.#process.status;
     await this.#reading;

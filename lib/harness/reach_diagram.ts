@@ -27,7 +27,7 @@ const isReached = (answer: string) => /[.:]/.test(answer);
  * assertEquals(picture.split("\n"), [
  *   "client to           127.0.0.1     ::1",
  *   "                        |          |",
- *   "server on 0.0.0.0  <----o          x",
+ *   "server on 0.0.0.0       o          x",
  * ]);
  * ```
  */
@@ -40,8 +40,6 @@ export function drawReach(targets: string[], servers: string[][]): string {
 
   const line = (label: string, marks: string[]) => {
     const drawn = Array(targets.length * cell).fill(" ");
-    const reached = marks.lastIndexOf("o");
-    if (reached >= 0) drawn.fill("-", 0, columnOf(reached))[0] = "<";
     for (const [i, mark] of marks.entries()) {
       const column = columnOf(i) - Math.floor(mark.length / 2);
       drawn.splice(column, mark.length, ...mark);

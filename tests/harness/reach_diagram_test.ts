@@ -3,7 +3,7 @@ import { drawReach, reachMermaid } from "../../lib/harness/reach_diagram.ts";
 
 const TARGETS = ["127.0.0.1", "127.0.0.2", "::1"];
 
-Deno.test("drawReach() draws a line up to the last address that is reached", () => {
+Deno.test("drawReach() marks where a server is reached, and where not", () => {
   const picture = drawReach(TARGETS, [
     ["127.0.0.2", "ECONNREFUSED", "127.0.0.2", "ENETUNREACH"],
     ["::", "::ffff:127.0.0.1", "::ffff:127.0.0.2", "::1"],
@@ -12,9 +12,9 @@ Deno.test("drawReach() draws a line up to the last address that is reached", () 
   assertEquals(picture.split("\n"), [
     "client to             127.0.0.1  127.0.0.2     ::1",
     "                          |          |          |",
-    "server on 127.0.0.2  <----x----------o          x",
+    "server on 127.0.0.2       x          o          x",
     "                          |          |          |",
-    "server on ::         <----o----------o----------o",
+    "server on ::              o          o          o",
     "                          |          |          |",
     "server on 192.0.2.1       x          x          x",
   ]);

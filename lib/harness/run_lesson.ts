@@ -154,7 +154,14 @@ async function runMode(
       },
     },
     print: (text) => isOver || isEnding ? never : inOrder().print(fit(text)),
-    relay: (line) => isOver ? never : inOrder().print(line),
+    relay(line) {
+      if (isOver) return never;
+      if (isEnding && isMidLine) {
+        isMidLine = false; // Its end does not come, or comes too late.
+        stdout.print("");
+      }
+      return inOrder().print(line);
+    },
     report(error) {
       if (!stop.signal.aborted) tell(error);
     },

@@ -12,6 +12,7 @@
  * @module
  */
 
+import { once } from "node:events";
 import { announce } from "../../lib/address.ts";
 import { askLines, type Lines } from "../../lib/ask_lines.ts";
 import { encode } from "../../lib/encode.ts";
@@ -37,9 +38,13 @@ const FAULTS: Record<
   status: () => 3,
   async late({ print, output, signal }) {
     await output.write(encode("half"));
-    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    if (!signal.aborted) await once(signal, "abort");
     await output.write(encode(" a line\n"));
     await print("client done!!");
+  },
+  async stuck({ output }) {
+    await output.write(encode("half"));
+    await new Promise(() => {});
   },
   prose({ print }) {
     print("A line that is written for eighty columns, and\ngoes on here.");

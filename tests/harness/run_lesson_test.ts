@@ -387,6 +387,18 @@ Deno.test("runLesson() lets a demo say no more once it is told to end", async ()
   assertEquals(spoken(stdout), ["half a line", "server closed"]);
 });
 
+Deno.test("runLesson() lets the server of a demo speak in a line of its own", async () => {
+  await using process = new LessonProcess(FIXTURE, [
+    "--fault=stuck",
+    "--quiet",
+  ]);
+  await process.stdoutHas("\nhalf");
+  process.kill("SIGINT");
+  const { code, stdout } = await process.result();
+  assertEquals(code, 130);
+  assertEquals(spoken(stdout), ["half", "server closed"]);
+});
+
 Deno.test("runLesson() ends a server that fails while it drains", async () => {
   const { process, port } = await startServer("--drain", "--fault=error");
   await using _ = process;

@@ -32,7 +32,9 @@ function rowsOf(stdout: string, title: string) {
  * states that pass by themselves are left out: they may be too short to see.
  */
 function scene(stdout: string, title: string): string[] {
-  const passing = /FIN-WAIT-1|LAST-ACK|CLOSING|SYN-/;
+  // (An end in TIME-WAIT has sent its FIN, so the other one's FIN-WAIT-2 passes.)
+  const passing =
+    /FIN-WAIT-1|LAST-ACK|CLOSING|SYN-|FIN-WAIT-2\/TIME-WAIT|TIME-WAIT\/FIN-WAIT-2/;
   const result: string[] = [];
   for (const { what, client, server, arrow } of rowsOf(stdout, title)) {
     if (client === "" && server === "") continue; // More of the text above.

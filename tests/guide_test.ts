@@ -1,6 +1,6 @@
 /** lessons/README.md, the guide: a section for each lesson, and no false word. */
 import { assert, assertEquals } from "@std/assert";
-import { sectionOf } from "./pages.ts";
+import { codeBlocks, ROOT, sectionOf, TASKS, textOf } from "./pages.ts";
 import {
   canUnshare,
   hasProgram,
@@ -9,20 +9,12 @@ import {
   run,
   runLines,
 } from "./testing.ts";
-import { codeBlocks, playSection, tryCommand } from "./transcript.ts";
+import { commandsOf, playSection, tryCommand } from "./transcript.ts";
 
-const ROOT = new URL("../", import.meta.url);
-const GUIDE = Deno.readTextFileSync(new URL("lessons/README.md", ROOT));
-const { tasks } = JSON.parse(
-  Deno.readTextFileSync(new URL("deno.json", ROOT)),
-) as { tasks: Record<string, unknown> };
-
-/** Lessons whose section is still to be written, by their tasks. */
-const UNWRITTEN: string[] = [];
+const GUIDE = textOf("lessons/README.md");
 
 const numberOf = (lesson: string) => lesson.slice(0, 2);
 const taskOf = (lesson: string) => lesson.slice(3, -3);
-const WRITTEN = LESSONS.filter((it) => !UNWRITTEN.includes(taskOf(it)));
 
 /** The text of each section, by its heading. */
 const SECTIONS = new Map(
@@ -41,14 +33,18 @@ function headingOf(lesson: string): string {
 /** A block of code in a text of Markdown. */
 const FENCED = /^ *```[^]*?^ *```$/gm;
 
+/** The commands of the transcripts in a text. */
+const playedIn = (text: string) =>
+  codeBlocks(text).filter(({ language }) => language === "console")
+    .flatMap(({ text }) => commandsOf(text));
+
 /** The code within the lines of a text, and the commands of its transcripts. */
 const codeIn = (text: string) => [
   ...Array.from(
     text.replaceAll(FENCED, "").matchAll(/`([^`]+)`/g),
     ([, code]) => code!,
   ),
-  ...codeBlocks(text).filter(({ language }) => language === "console")
-    .flatMap(({ text }) => text.match(/(?<=^\d?\$ ).+/gm) ?? []),
+  ...playedIn(text),
 ];
 
 /** The commands that run a lesson in this text, and their arguments. */
@@ -73,10 +69,10 @@ Deno.test("the guide has a section for each lesson, in their order", () => {
     numbers.includes(heading.slice(0, 2))
   );
   assertEquals(headings.map((heading) => heading.slice(0, 2)), numbers);
-  for (const lesson of WRITTEN) assert(SECTIONS.has(headingOf(lesson)), lesson);
+  for (const lesson of LESSONS) assert(SECTIONS.has(headingOf(lesson)), lesson);
 });
 
-for (const lesson of WRITTEN) {
+for (const lesson of LESSONS) {
   Deno.test(`the guide's section of ${lesson} has all parts, in order`, () => {
     const section = SECTIONS.get(headingOf(lesson))!;
     let last = 0;
@@ -128,7 +124,7 @@ Deno.test("the guide names tasks and files that there are", () => {
   );
   assert(named.length > 20);
   for (const task of named) {
-    assert(task in tasks || UNWRITTEN.includes(task), `no task ${task}`);
+    assert(task in TASKS, `no task ${task}`);
   }
   for (const [path] of GUIDE.matchAll(/\b(?:lib|lessons)\/[\w/]+\.ts\b/g)) {
     assert(Deno.statSync(new URL(path, ROOT)).isFile, path);
@@ -143,7 +139,7 @@ Deno.test("the guide's code does not break over lines", () => {
 });
 
 Deno.test("the lessons point at their sections of the guide", () => {
-  for (const lesson of WRITTEN) {
+  for (const lesson of LESSONS) {
     const see = lessonSource(lesson).match(/^ \* @see README\.md, "(.+)"$/m);
     assertEquals(see?.[1], headingOf(lesson));
   }
@@ -192,7 +188,7 @@ Deno.test("the guide's transcripts are true", {
     for (const [heading, section] of rest) {
       await t.step({
         name: heading,
-        fn: () => playSection(section, ({ commands }) => hasTools(commands)),
+        fn: () => playSection(section, hasTools),
         // Steps that run at the same time cannot be told apart.
         ...{
           sanitizeOps: false,
@@ -208,10 +204,7 @@ Deno.test("the guide's transcripts are true", {
 Deno.test("the guide's other commands run as they stand", {
   ignore: !HAS_TERMINALS,
 }, async () => {
-  const played = new Set(
-    codeBlocks(GUIDE).filter((it) => it.language === "console")
-      .flatMap(({ text }) => text.match(/(?<=^\d?\$ ).+/gm) ?? []),
-  );
+  const played = new Set(playedIn(GUIDE));
   const text = GUIDE.replaceAll(FENCED, "");
   const said = Array.from(
     text.matchAll(

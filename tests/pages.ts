@@ -33,10 +33,20 @@ export function sectionOf(path: string, heading: string): string {
   return text.slice(start + 1).split("\n## ")[0]!;
 }
 
+/** The code blocks of a text in Markdown, also those within a list. */
+export function codeBlocks(text: string): { language: string; text: string }[] {
+  const blocks = text.matchAll(/^( *)```(.+)\n([^]*?)^\1```$/gm);
+  return Array.from(blocks, ([, indent, language, code]) => ({
+    language: language!,
+    text: code!.replaceAll(RegExp(`^${indent}`, "gm"), ""),
+  }));
+}
+
 /** The code blocks of a language on a page. */
 export function blocksOf(path: string, language: string): string[] {
-  const block = RegExp("^```" + language + "(?: ignore)?\n([^]*?)^```", "gm");
-  return Array.from(textOf(path).matchAll(block), ([, text]) => text!);
+  return codeBlocks(textOf(path))
+    .filter((it) => it.language.replace(" ignore", "") === language)
+    .map(({ text }) => text);
 }
 
 /** A command and what it prints, on a page: what stands behind its `$`. */

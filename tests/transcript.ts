@@ -15,6 +15,7 @@
  * differ from run to run stand for themselves: ephemeral ports, times, large ones.
  */
 import { assert } from "@std/assert";
+import { codeBlocks, ROOT } from "./pages.ts";
 
 /** One line of a transcript. */
 export interface Step {
@@ -278,47 +279,43 @@ export async function tryCommand(command: string): Promise<void> {
   }
 }
 
-const ROOT = new URL("../", import.meta.url).pathname;
-
 /** A folder with the repository in it: what is saved beside that stands here. */
 async function makeFolder(): Promise<string> {
   const folder = await Deno.makeTempDir();
   await Deno.mkdir(`${folder}/repository`);
   for (const { name } of Deno.readDirSync(ROOT)) {
     if (name === ".git") continue;
-    await Deno.symlink(`${ROOT}${name}`, `${folder}/repository/${name}`);
+    await Deno.symlink(
+      `${ROOT.pathname}${name}`,
+      `${folder}/repository/${name}`,
+    );
   }
   return folder;
 }
 
-/** What a transcript is made of. */
-export interface Transcript {
-  /** The text of it. */
-  text: string;
-  /** The commands in it. */
-  commands: string[];
-}
+/** The commands in a transcript. */
+export const commandsOf = (text: string): string[] =>
+  text.match(/(?<=^\d?\$ ).+/gm) ?? [];
 
 /**
  * Plays a section of the guide: each transcript, and before it the programs that
  * stand above it, whose first line says where they are saved.
  *
  * @param section The section, in Markdown.
- * @param canPlay Whether a transcript can be played here.
+ * @param canPlay Whether commands can be run here.
  * @throws {Error} If a line of a transcript does not come.
  */
 export async function playSection(
   section: string,
-  canPlay: (it: Transcript) => Promise<boolean> = () => Promise.resolve(true),
+  canPlay: (commands: string[]) => Promise<boolean>,
 ): Promise<void> {
   const folder = await makeFolder();
   try {
     for (const { language, text } of codeBlocks(section)) {
       const [, path] = text.match(/^\/\/ \.\.\/(\w+\.ts)\n/) ?? [];
-      const commands = text.match(/(?<=^\d?\$ ).+/gm) ?? [];
       if (language.startsWith("ts") && path !== undefined) {
         await Deno.writeTextFile(`${folder}/${path}`, text);
-      } else if (language === "console" && await canPlay({ text, commands })) {
+      } else if (language === "console" && await canPlay(commandsOf(text))) {
         await patiently(() => playTranscript(text, `${folder}/repository`));
       }
     }
@@ -338,13 +335,4 @@ async function patiently(play: () => Promise<void>, tries = 3): Promise<void> {
     if (tries === 1) throw error;
     await patiently(play, tries - 1);
   }
-}
-
-/** The code blocks of a text in Markdown, also those within a list. */
-export function codeBlocks(text: string): { language: string; text: string }[] {
-  const blocks = text.matchAll(/^( *)```(.+)\n([^]*?)^\1```$/gm);
-  return Array.from(blocks, ([, indent, language, code]) => ({
-    language: language!,
-    text: code!.replaceAll(RegExp(`^${indent}`, "gm"), ""),
-  }));
 }

@@ -122,14 +122,17 @@ class Room {
     this.#guests.push(guest);
   }
 
-  async join(...words: string[]): Promise<Guest[]> {
+  /** A guest for each word, one after the other. */
+  async join<Words extends string[]>(
+    ...words: Words
+  ): Promise<{ [K in keyof Words]: Guest }> {
     const guests: Guest[] = [];
     for (const word of words) {
       const guest = await this.comes(word);
       await this.enters(guest);
       guests.push(guest);
     }
-    return guests;
+    return guests as { [K in keyof Words]: Guest };
   }
 
   /** A guest is gone, or what is heard of it does not matter any more. */
@@ -147,11 +150,7 @@ class Room {
 /** One who does not read, and two who talk meanwhile: so many lines of each kind. */
 async function talkBesideDeaf(attempt: Attempt) {
   const room = new Room(attempt);
-  const [deaf, ada, bob] = await room.join("deaf", "ada", "bob") as [
-    Guest,
-    Guest,
-    Guest,
-  ];
+  const [deaf, ada, bob] = await room.join("deaf", "ada", "bob");
   room.forget(deaf); // It may be dropped, and told of.
   const lines = Array.from(
     { length: Math.ceil(TOO_MUCH / LONG_LINE / BATCH) * BATCH },
@@ -189,7 +188,7 @@ const arrival: Check = {
   needs: welcome,
   async run(attempt) {
     const room = new Room(attempt);
-    const [ada, bob] = await room.join("ada", "bob") as [Guest, Guest];
+    const [ada, bob] = await room.join("ada", "bob");
     await ada.says("hi");
     await bob.hears(ada, "hi");
   },
@@ -201,11 +200,7 @@ const relay: Check = {
   needs: arrival,
   async run(attempt) {
     const room = new Room(attempt);
-    const [ada, bob, cleo] = await room.join("ada", "bob", "cleo") as [
-      Guest,
-      Guest,
-      Guest,
-    ];
+    const [ada, bob, cleo] = await room.join("ada", "bob", "cleo");
     await ada.says("hello");
     await bob.hears(ada, "hello");
     await cleo.hears(ada, "hello");
@@ -234,7 +229,7 @@ export const CHAT_CHECKS: Check[] = [
     needs: relay,
     async run(attempt) {
       const room = new Room(attempt);
-      const [ada, bob] = await room.join("ada", "bob") as [Guest, Guest];
+      const [ada, bob] = await room.join("ada", "bob");
       await ada.client.send(encode("hel"));
       await attempt.rest();
       await ada.says("lo\none\ntwo");
@@ -250,7 +245,7 @@ export const CHAT_CHECKS: Check[] = [
       const name = newName("").padStart(LONG_NAME, "Constantinopolis");
       const long = await room.comes("", name);
       await room.enters(long);
-      const [ada] = await room.join("ada") as [Guest];
+      const [ada] = await room.join("ada");
       await long.says("x".repeat(LONG_LINE));
       await ada.hears(long, "x".repeat(LONG_LINE));
     },
@@ -261,7 +256,7 @@ export const CHAT_CHECKS: Check[] = [
     needs: relay,
     async run(attempt) {
       const room = new Room(attempt);
-      const [ada] = await room.join("ada") as [Guest];
+      const [ada] = await room.join("ada");
       for (const end of ["", " x", "-x", "!", "é"]) {
         const mallory = await room.comes("mallory");
         const name = end === "" ? "" : mallory.name + end;
@@ -275,7 +270,7 @@ export const CHAT_CHECKS: Check[] = [
           );
         }
       }
-      const [bob] = await room.join("bob") as [Guest];
+      const [bob] = await room.join("bob");
       await bob.says("hi");
       await ada.hears(bob, "hi");
     },
@@ -289,7 +284,7 @@ export const CHAT_CHECKS: Check[] = [
       const nameless = await room.comes("nameless");
       const other = await room.comes("nameless");
       attempt.story.push("two clients connect, and say no name");
-      const [ada, bob] = await room.join("ada", "bob") as [Guest, Guest];
+      const [ada, bob] = await room.join("ada", "bob");
       await ada.says("hi");
       await bob.hears(ada, "hi");
       other.client[Symbol.dispose]();
@@ -305,7 +300,7 @@ export const CHAT_CHECKS: Check[] = [
     needs: relay,
     async run(attempt) {
       const room = new Room(attempt);
-      const [ada, bob] = await room.join("ada", "bob") as [Guest, Guest];
+      const [ada, bob] = await room.join("ada", "bob");
       bob.client[Symbol.dispose]();
       attempt.story.push(`${bob.name} leaves`);
       await ada.hearsOf(bob.name);
@@ -363,7 +358,7 @@ export const CHAT_CHECKS: Check[] = [
     needs: relay,
     async run(attempt) {
       const room = new Room(attempt);
-      const [ada] = await room.join("ada") as [Guest];
+      const [ada] = await room.join("ada");
       const rude = newName("rude");
       const { promise: when, resolve } = Promise.withResolvers<void>();
       const resetting = attempt.reset({ message: `${rude}\n`, when });
@@ -372,7 +367,7 @@ export const CHAT_CHECKS: Check[] = [
       await resetting;
       attempt.story.push(`${rude} comes, and resets its connection`);
       await ada.hearsOf(rude);
-      const [bob] = await room.join("bob") as [Guest];
+      const [bob] = await room.join("bob");
       await bob.says("hi");
       await ada.hears(bob, "hi");
     },

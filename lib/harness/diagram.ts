@@ -106,8 +106,9 @@ function whoIsWhere(
 
 /**
  * Finds the datagrams that a relay has not passed on. Its own calls tell which
- * datagrams it received, and whether it sent them on. Between two ports of one host they stay in order: the first
- * that it received is the first that was sent to it.
+ * datagrams it received, and whether it sent them on. Between two ports of one
+ * host they stay in order: the first that it received is the first that was sent
+ * to it.
  */
 function markLost(
   calls: (SocketCall & { isLost?: boolean })[],

@@ -16,21 +16,17 @@ Deno.test("formatTable() aligns text left and numbers right", () => {
   );
 });
 
-Deno.test("formatTable() takes for a number what grouped() has written", () => {
-  const rows = [[grouped(4_194_304), "8,1"], [grouped(999), 7], ["1.5", ""]];
-  // The number of a process is a name.
-  assertEquals(
-    formatTable(["process"], [["12"], ["9527"]], { color: false }),
-    "process\n12\n9527",
-  );
-  assertEquals(
-    formatTable(["process"], [["12"], ["7"]], { color: false }),
-    "process\n12\n7",
-  );
-  assertEquals(
-    formatTable(["bytes", "what"], rows, { color: false }).split("\n"),
-    ["    bytes  what", "4,194,304  8,1", "      999  7", "      1.5"],
-  );
+Deno.test("formatTable() aligns numbers with their thousands apart to the right", () => {
+  const rows = [["sent", "67,108,864"], ["got", "5"], ["lost", 0]];
+  const table = formatTable(["", "bytes"], rows, { color: false });
+  assertEquals(table.split("\n"), [
+    "           bytes",
+    "sent  67,108,864",
+    "got            5",
+    "lost           0",
+  ]);
+  const text = formatTable(["", "bytes"], [["a", "1,23"], ["b", "1"]]);
+  assertEquals(text.split("\n").slice(1), ["a  1,23", "b  1"]);
 });
 
 Deno.test("formatTable() takes for a number what grouped() has written", () => {

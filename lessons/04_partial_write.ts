@@ -28,7 +28,7 @@ import { Buffer } from "node:buffer";
 import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import { readFull, writeFull } from "../lib/full_io.ts";
-import { grouped } from "../lib/harness/grouped.ts";
+import { grouped } from "../lib/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { stackedBars } from "../lib/harness/stacked_bars.ts";
 import { formatTable } from "../lib/harness/table.ts";

@@ -25,7 +25,7 @@
  */
 
 import { outcomeOf } from "../lib/error_text.ts";
-import { grouped } from "../lib/harness/grouped.ts";
+import { grouped } from "../lib/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {

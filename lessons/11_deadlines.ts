@@ -32,9 +32,9 @@ import {
 import { announce, formatAddress } from "../lib/address.ts";
 import { encode } from "../lib/encode.ts";
 import { writeFull } from "../lib/full_io.ts";
+import { grouped } from "../lib/grouped.ts";
 import { forkServer } from "../lib/harness/child.ts";
 import { common, type Io, type Values } from "../lib/harness/command_line.ts";
-import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import { drawTries } from "../lib/harness/timeline.ts";

@@ -27,7 +27,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { withDeadline } from "../lib/deadline.ts";
 import { outcomeOf } from "../lib/error_text.ts";
-import { grouped } from "../lib/harness/grouped.ts";
+import { grouped } from "../lib/grouped.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";

@@ -33,8 +33,8 @@ import {
   writeFull,
   type Writer,
 } from "../lib/full_io.ts";
+import { grouped } from "../lib/grouped.ts";
 import { common, type Io } from "../lib/harness/command_line.ts";
-import { grouped } from "../lib/harness/grouped.ts";
 import { Progress } from "../lib/harness/progress.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";

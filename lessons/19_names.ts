@@ -28,7 +28,7 @@ import { formatAddress } from "../lib/address.ts";
 import { connectWithDeadline } from "../lib/conn_deadline.ts";
 import { describeError, outcomeOf } from "../lib/error_text.ts";
 import { readExactly } from "../lib/full_io.ts";
-import { grouped } from "../lib/harness/grouped.ts";
+import { grouped } from "../lib/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {

@@ -25,9 +25,9 @@
 
 import { withDeadline } from "../lib/deadline.ts";
 import { outcomeOf } from "../lib/error_text.ts";
+import { grouped } from "../lib/grouped.ts";
 import { forkServer } from "../lib/harness/child.ts";
 import type { Io } from "../lib/harness/command_line.ts";
-import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {

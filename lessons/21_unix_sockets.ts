@@ -29,9 +29,9 @@ import { isConnectionLost } from "../lib/connection_lost.ts";
 import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import { readExactly, writeFull, type Writer } from "../lib/full_io.ts";
+import { grouped } from "../lib/grouped.ts";
 import { forkServer } from "../lib/harness/child.ts";
 import { common, type Io } from "../lib/harness/command_line.ts";
-import { grouped } from "../lib/harness/grouped.ts";
 import { runLesson } from "../lib/harness/run_lesson.ts";
 import { formatTable } from "../lib/harness/table.ts";
 import {

@@ -7,11 +7,11 @@
 
 import { describeError } from "../error_text.ts";
 import { writeFull } from "../full_io.ts";
+import { grouped } from "../grouped.ts";
 import { IdleTimer } from "../idle_timer.ts";
 import { connectAndReset, type ResetOptions } from "../lab/reset_client.ts";
 import { readLines } from "../lines.ts";
 import { quoteBytes } from "../quote_bytes.ts";
-import { grouped } from "./grouped.ts";
 
 /** The server that is judged, and how. */
 export interface Subject {

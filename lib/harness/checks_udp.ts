@@ -5,6 +5,7 @@
  */
 
 import { encode } from "../encode.ts";
+import { grouped } from "../grouped.ts";
 import { receiveFrom } from "../receive_from.ts";
 import { resolveHost } from "../resolve_host.ts";
 import { needUnstableNet } from "../unstable_net.ts";
@@ -15,7 +16,6 @@ import {
   describeBytes,
   noise,
 } from "./check.ts";
-import { grouped } from "./grouped.ts";
 
 /** The largest datagram over IPv4: 65,535 bytes, less two headers. */
 const LARGEST = 65_507;

@@ -28,6 +28,7 @@ import { isRunning, productionChecks } from "./checks_production.ts";
 import { UDP_CHECKS } from "./checks_udp.ts";
 import { UsageError } from "./command_line.ts";
 import { runLesson } from "./run_lesson.ts";
+import { isColored } from "./terminal.ts";
 
 /** The checks of each kind of server. */
 const KINDS: Record<string, (subject: Subject) => Check[]> = {
@@ -137,7 +138,7 @@ function details(
 
 /** The one word that matters, in color on a terminal. */
 function inColor(word: string, color: (text: string) => string): string {
-  return Deno.stdout.isTerminal() && !Deno.noColor ? color(word) : word;
+  return isColored() ? color(word) : word;
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 
 import { green } from "@std/fmt/colors";
+import { terminalSize } from "./terminal.ts";
 
 /** Options of {@linkcode Progress}; the defaults suit standard error. */
 export interface ProgressOptions {
@@ -61,7 +62,7 @@ export class Progress implements Disposable {
     const {
       stream = Deno.stderr,
       isTerminal = Deno.stderr.isTerminal(),
-      columns = Deno.stderr.isTerminal() && Deno.consoleSize().columns || 80,
+      columns = terminalSize(Deno.stderr).columns ?? 80,
     } = options;
     this.#label = label;
     this.#total = total;

@@ -21,6 +21,7 @@ import { readHeader } from "./header.ts";
 import { remedyOf, rootOf, type Where } from "./remedy.ts";
 import { startShow } from "./show.ts";
 import { OrderedOutput } from "./ordered_output.ts";
+import { terminalSize } from "./terminal.ts";
 
 /** How long a demo may take to end after a signal, in milliseconds. */
 const DEMO_ENDS = 3000;
@@ -92,8 +93,7 @@ export async function runLesson<M extends Record<string, Options>>(
 
 /** On a terminal no word is broken that has room in a line. */
 function fit(text: string): string {
-  // A bare pseudo-terminal has 0 columns: as good as unknown.
-  const columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns;
+  const { columns } = terminalSize();
   return columns ? fitText(text, columns) : text;
 }
 

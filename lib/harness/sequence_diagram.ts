@@ -7,6 +7,7 @@
  */
 
 import { bold, cyan } from "@std/fmt/colors";
+import { isColored, terminalSize } from "./terminal.ts";
 import { padText, wrapText } from "./text_width.ts";
 
 /** One row of a diagram: what one side did, and when. */
@@ -108,10 +109,9 @@ export class SequenceDiagram {
    */
   draw(
     {
-      // A bare pseudo-terminal has 0 columns: as good as unknown.
-      columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns || 80,
-      height = Deno.stdout.isTerminal() && Deno.consoleSize().rows || Infinity,
-      color = Deno.stdout.isTerminal() && !Deno.noColor,
+      columns = terminalSize().columns ?? 80,
+      height = terminalSize().rows ?? Infinity,
+      color = isColored(),
     } = {},
   ): string {
     const hasStates = this.#events.some((event) => event.states);

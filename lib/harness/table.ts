@@ -5,6 +5,7 @@
  */
 
 import { bold } from "@std/fmt/colors";
+import { isColored, terminalSize } from "./terminal.ts";
 import { widthOf, wrapText } from "./text_width.ts";
 
 /** What `grouped` or `toFixed` may have made of a number. */
@@ -38,11 +39,9 @@ export function formatTable(
   head: string[],
   rows: (string | number)[][],
   {
-    // A bare pseudo-terminal has 0 columns: as good as unknown.
-    columns = Deno.stdout.isTerminal() && Deno.consoleSize().columns ||
-      Infinity,
-    height = Deno.stdout.isTerminal() && Deno.consoleSize().rows || Infinity,
-    color = Deno.stdout.isTerminal() && !Deno.noColor,
+    columns = terminalSize().columns ?? Infinity,
+    height = terminalSize().rows ?? Infinity,
+    color = isColored(),
     hasHead = true,
   } = {},
 ): string {

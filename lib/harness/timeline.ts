@@ -1,9 +1,11 @@
 /**
  * Timelines for a terminal or a pipe: what happened in the same time, one row
- * each, to scale. This module imports nothing.
+ * each, to scale.
  *
  * @module
  */
+
+import { terminalSize } from "./terminal.ts";
 
 /** One row of a timeline. */
 export interface TimelineRow {
@@ -54,11 +56,7 @@ export function drawTimeline(
   rows: TimelineRow[],
   {
     end = lastOf(rows),
-    // A bare pseudo-terminal has 0 columns: as good as unknown.
-    columns = Math.min(
-      Deno.stdout.isTerminal() && Deno.consoleSize().columns || COLUMNS,
-      COLUMNS,
-    ),
+    columns = Math.min(terminalSize().columns ?? COLUMNS, COLUMNS),
   }: { end?: number; columns?: number } = {},
 ): string {
   const most = (texts: string[]) =>

@@ -7,6 +7,7 @@
 import { counted } from "../counted.ts";
 import { withDeadline } from "../deadline.ts";
 import { readExactly, writeFull } from "../full_io.ts";
+import { grouped } from "../grouped.ts";
 import { IdleTimer } from "../idle_timer.ts";
 
 /** How long the clients wait for each other to connect, in milliseconds. */
@@ -260,9 +261,9 @@ export function describeLoad(report: LoadReport): string {
   return [
     `${counted(clients, "client")}, ${counted(messages, "message")}, ` +
     `${lost} lost, ${corrupted} corrupted`,
-    `${
-      Math.round(rate).toLocaleString("en-US")
-    } messages/s, half of the echoes within ${ms(p50)}, ` +
+    `${grouped(Math.round(rate))} messages/s, half of the echoes within ${
+      ms(p50)
+    }, ` +
     `99 % within ${ms(p99)}`,
     `${report.when}: ${counted(report.starved, "client")} without an echo, ` +
     `Jain's index ${report.index.toFixed(3)}`,

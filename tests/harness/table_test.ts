@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { grouped } from "../../lib/harness/grouped.ts";
+import { grouped } from "../../lib/grouped.ts";
 import { formatTable } from "../../lib/harness/table.ts";
 
 Deno.test("formatTable() aligns text left and numbers right", () => {

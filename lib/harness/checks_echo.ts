@@ -22,7 +22,8 @@ export const TOO_MUCH: number = 12 * MIB;
 /** Rounds of resets: behind those of one round the next client finds a place too. */
 const [ROUND, ROUNDS] = [3, 30];
 
-const HELLO = encode("hello\n");
+/** A short message. */
+export const HELLO: Uint8Array<ArrayBuffer> = encode("hello\n");
 
 /** Bytes are bytes, and not text. */
 export const everyByte: Check = {

@@ -16,10 +16,14 @@ import {
   OWN_FAULTS,
 } from "./check.ts";
 import { CONCURRENT_CHECKS } from "./checks_concurrent.ts";
-import { everyByte, lateReader, TOO_MUCH } from "./checks_echo.ts";
+import { everyByte, HELLO, lateReader, TOO_MUCH } from "./checks_echo.ts";
 import { nextIsServed } from "./checks_hello.ts";
 
 const [RESETS, SILENT] = [100, 100];
+/** So many clients leave; a server that has no more descriptors then leaks none. */
+const LEAVING = 100;
+/** Other descriptors that a server may open meanwhile: a log, or a timer. */
+const OTHERS = 10;
 /** How long a crowd sends, in milliseconds for each client. */
 const CROWD_TIME = 2;
 /** The least of Jain's indexes that is called alike: it is 1 where all have as much. */
@@ -59,12 +63,12 @@ async function until(
   attempt: Attempt,
   condition: () => boolean | Promise<boolean>,
   expected: string,
-  came: string,
+  came: () => string,
 ): Promise<void> {
   while (!await condition()) {
     if (attempt.signal.aborted) {
       const story = attempt.story.join("; ");
-      throw new CheckFailure(story, expected, came);
+      throw new CheckFailure(story, expected, came());
     }
     await attempt.rest(20);
   }
@@ -90,7 +94,7 @@ const goodEnd: Check = {
       attempt,
       () => isRefusing(attempt),
       "no new client is accepted",
-      `connections, for ${attempt.limit} ms`,
+      () => `connections, for ${attempt.limit} ms`,
     );
     await Promise.all([sending, busy.receive(data, "the rest of its echo")]);
     busy[Symbol.dispose]();
@@ -99,7 +103,41 @@ const goodEnd: Check = {
       attempt,
       () => !isRunning(pid),
       "the end of the process",
-      `it still runs after ${attempt.limit} ms`,
+      () => `it still runs after ${attempt.limit} ms`,
+    );
+  },
+};
+
+/** How many descriptors a process has: `ls` may look where Deno may not. */
+async function descriptorsOf(pid: number): Promise<number> {
+  const args = [`/proc/${pid}/fd`];
+  const ls = await new Deno.Command("ls", { args }).output();
+  const [found, error] = [ls.stdout, ls.stderr]
+    .map((it) => new TextDecoder().decode(it).trim());
+  if (!ls.success) throw new Error(error);
+  return found!.split("\n").length;
+}
+
+/** A server that keeps what its clients have left is full one day: EMFILE. */
+const noLeak: Check = {
+  name: `${LEAVING} clients leave or reset, and no descriptor stays open`,
+  lesson: "17",
+  async run(attempt) {
+    const { pid } = attempt.subject;
+    await attempt.rest(); // Those of other checks are to be closed by now.
+    const before = await descriptorsOf(pid);
+    for (let i = 0; i < LEAVING / 2; i++) {
+      await attempt.reset({ message: HELLO });
+      using client = await attempt.connect();
+      await client.echo(HELLO);
+    }
+    attempt.story.push(`${LEAVING} clients have an echo, then leave or reset`);
+    let more = 0;
+    await until(
+      attempt,
+      async () => (more = await descriptorsOf(pid) - before) < OTHERS,
+      `the server has no more descriptors than before: ${before}`,
+      () => `${more} more, after ${attempt.limit} ms`,
     );
   },
 };
@@ -166,5 +204,5 @@ export function productionChecks(pid: number, clients: number): Check[] {
       },
     },
   ];
-  return pid === 0 ? checks : [...checks, goodEnd];
+  return pid === 0 ? checks : [...checks, noLeak, goodEnd];
 }

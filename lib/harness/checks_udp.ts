@@ -4,6 +4,7 @@
  * @module
  */
 
+import { formatAddress } from "../address.ts";
 import { encode } from "../encode.ts";
 import { grouped } from "../grouped.ts";
 import { receiveFrom } from "../receive_from.ts";
@@ -38,17 +39,20 @@ async function open(attempt: Attempt, who = "") {
   return {
     send: (data: Uint8Array) => socket.send(data, server),
     async receive(wanted: Uint8Array): Promise<void> {
-      const got = await receiveFrom(socket, server, attempt.limit)
+      const others: string[] = [];
+      const onStranger = (from: Deno.NetAddr) =>
+        others.push(`, but a datagram from ${formatAddress(from)}`);
+      const got = await receiveFrom(socket, server, attempt.limit, onStranger)
         .catch(() => null); // The time is over: the socket is closed.
       const isSame = got?.length === wanted.length &&
         got.every((byte, i) => byte === wanted[i]);
       if (isSame) return;
       const came = got === null
-        ? `nothing in ${attempt.limit} ms`
+        ? `nothing in ${attempt.limit} ms${others[0] ?? ""}`
         : got.length === wanted.length
         ? "as many bytes, but others"
         : nameOf(got);
-      const sent = `${who} ${nameOf(wanted)}`.trim();
+      const sent = attempt.told(`${who} ${nameOf(wanted)}`.trim());
       throw new CheckFailure(sent, "the same back", came);
     },
   };
@@ -69,6 +73,14 @@ export const UDP_CHECKS: Check[] = [
     name: "a datagram comes back",
     lesson: "06",
     run: (attempt) => echo(attempt, [encode("hello")]),
+  },
+  {
+    name: "the next client is served too",
+    lesson: "06",
+    async run(attempt) {
+      attempt.story.push("another client was served, and is gone");
+      await echo(attempt, [encode("again")]);
+    },
   },
   {
     name: "an empty datagram comes back",

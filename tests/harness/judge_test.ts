@@ -167,6 +167,7 @@ const WRONG: [kind: string, command: string[], ...failing: string[]][] = [
   ["production", wrong("wrong_echo", "counts_lost"), "100 clients reset"],
   ["production", wrong("wrong_echo", "places"), "200 clients", "100 silent"],
   ["production", wrong("wrong_echo", "unfair"), "served alike"],
+  ["production", wrong("wrong_echo", "leaks"), "no descriptor stays open"],
   ["chat", wrong("wrong_chat", "await_each"), "does not stop the others"],
   ["chat", wrong("wrong_chat", "forgets"), "reads late is whole lines"],
   ["hello", lesson("01_tcp_hello", "--quiet"), "two pieces"],
@@ -188,6 +189,8 @@ const WRONG: [kind: string, command: string[], ...failing: string[]][] = [
   ["echo", wrong("../../bench/servers/pipe_to"), "before their turn"],
   ["echo", wrong("wrong_echo", "write_fails"), "its echo unread"],
   ["udp", wrong("wrong_udp", "silent"), "a datagram comes back"],
+  ["udp", wrong("wrong_udp", "another_port"), "a datagram comes back"],
+  ["udp", wrong("wrong_udp", "first_only"), "next client is served too"],
   ["udp", wrong("wrong_udp", "no_empty"), "an empty datagram"],
   ["udp", wrong("wrong_udp", "text"), "every byte value"],
   ["udp", wrong("wrong_udp", "small_buffer"), "10 sizes", "the largest"],
@@ -254,6 +257,11 @@ Deno.test("judge fails each wrong server for its mistake", async () => {
   assertMatch(
     said.get("echo server64")!,
     /\nthe server no longer accepts connections\n1 passed, 1 failed, 10 not/,
+  );
+  // A reply from elsewhere is not the server's, but it explains a lot.
+  assertMatch(
+    said.get("udp another_port")!,
+    /came: nothing in 5000 ms, but a datagram from 127\.0\.0\.1:\d+\n/,
   );
 });
 

@@ -38,6 +38,8 @@ async function serve(handler: (conn: Deno.TcpConn) => Promise<unknown>) {
   }
 }
 
+const leaked: Deno.Conn[] = [];
+
 const MISTAKES: Record<string, () => Promise<unknown>> = {
   /** As in Deno's docs: nobody waits for the promise of pipeTo. */
   async docs() {
@@ -113,6 +115,15 @@ const MISTAKES: Record<string, () => Promise<unknown>> = {
         if (isSpeaking && ++lost > 25) Deno.exit();
       });
     });
+  },
+  /** It never closes a connection itself: one more descriptor for each client. */
+  leaks: async () => {
+    while (true) {
+      const conn = await listener.accept().catch(() => null);
+      if (conn === null) continue;
+      leaked.push(conn);
+      echo(conn).then(() => conn.closeWrite()).catch(() => {});
+    }
   },
   /** It does not want to end. */
   ignores_sigterm: () => {

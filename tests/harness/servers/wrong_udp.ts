@@ -12,18 +12,31 @@ const buffer = new Uint8Array(mistake === "small_buffer" ? 512 : 65_535);
 const reply = (data: Uint8Array, to: Deno.Addr) =>
   socket.send(data, to).catch(() => {});
 
+/** Where the first client is. */
+let first: string | undefined;
+
 while (true) {
   const [data, from] = await socket.receive(buffer);
   if (mistake === "silent") continue;
+  if (mistake === "first_only") {
+    first ??= JSON.stringify(from);
+    if (JSON.stringify(from) !== first) continue;
+  }
+  if (mistake === "another_port") {
+    const other = Deno.listenDatagram(bind);
+    await other.send(data, from);
+    other.close();
+    continue;
+  }
   if (mistake === "no_empty" && data.length === 0) continue;
   if (mistake === "no_large" && data.length > 9000) continue;
   if (mistake === "text") {
     await reply(new TextEncoder().encode(new TextDecoder().decode(data)), from);
   } else if (mistake === "one_address" && data[0] === "f".charCodeAt(0)) {
     // Another client comes before this one has its reply.
-    const first = data.slice();
+    const earlier = data.slice();
     const [second, last] = await socket.receive(buffer);
-    await reply(first, last);
+    await reply(earlier, last);
     await reply(second, last);
   } else {
     await reply(data, from);

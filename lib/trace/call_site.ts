@@ -109,7 +109,7 @@ export function callSite(
       const owner = ownerOf(frame.getScriptNameOrSourceURL() ?? "");
       const { kind } = owner;
       if (kind === "deno" || kind === "trace" || frame.isEval()) continue;
-      if (kind === "package") by ||= owner.name;
+      if (kind === "package") by = owner.name; // The one that the program calls.
       else if (kind === "lib" || kind === "other") {
         first ??= placeOf(frame, owner, by);
       } else if (!HELPERS.includes(frame.getFunctionName() ?? "")) {

@@ -22,14 +22,21 @@ export interface EndSignals {
 
 /**
  * Calls `tell` at each Ctrl+C and SIGTERM, before the program's own listeners, and
- * lets happen what would happen without it.
+ * lets happen what would happen without it: the end, say, by the signal itself.
  *
  * A program that listens to a signal is told it by the event loop: so it cannot be
  * ended by Ctrl+C where it never returns to its loop. That a program is not changed
  * there, this listens only while it is armed.
+ *
+ * @param atKill Is called before a signal ends the process: there is no `unload` then.
  */
-export function onEndSignals(tell: () => void): EndSignals {
+export function onEndSignals(
+  tell: () => void,
+  atKill: () => void = () => {},
+): EndSignals {
   const listeners = new Map<string, Map<() => void, () => void>>();
+  /** Those that the program's own listeners are being told. */
+  const heard = new Set<string>();
   let toldAt = -Infinity;
   const tellOnce = () => {
     // By the first of several listeners. (Under `deno task` each Ctrl+C comes twice.)
@@ -44,6 +51,9 @@ export function onEndSignals(tell: () => void): EndSignals {
     }
     const known = listeners.get(signal) ?? new Map();
     const told = known.get(listener) ?? (() => {
+      // Whoever listens once has no listener any more when ours is told.
+      heard.add(signal);
+      queueMicrotask(() => heard.delete(signal));
       tellOnce();
       listener();
     });
@@ -69,11 +79,15 @@ export function onEndSignals(tell: () => void): EndSignals {
   const own = new Map(
     Object.entries(SIGNALS).map(([signal, number]) => {
       const end = () => {
-        if (hasListener(signal)) return; // It tells, and decides.
+        // The program's own tells, and decides.
+        if (hasListener(signal) || heard.has(signal)) return;
         tellOnce();
         removeSignalListener(signal as EndSignal, end);
         const mayKill = Deno.permissions.querySync({ name: "run" }).state;
-        if (mayKill === "granted") return kill(pid, signal as EndSignal);
+        if (mayKill === "granted") {
+          atKill();
+          return kill(pid, signal as EndSignal);
+        }
         isKilled = true;
         exit(128 + number);
       };

@@ -1,34 +1,78 @@
 /**
- * Watches `Deno.serve` and `fetch`, and says of what is not watched that it is
- * used: an empty trace must not look like a program without a network.
+ * Watches `Deno.serve`, `fetch` and DNS queries, and says of what is not watched that
+ * it is used: an empty trace must not look like a program without a network.
  *
  * @module
  */
 
 import { formatAddress } from "../address.ts";
+import { counted } from "../counted.ts";
 import type { Place } from "./call_site.ts";
-import { byEventLoop, type Recorder, type SocketInfo } from "./recorder.ts";
+import {
+  type Begun,
+  byEventLoop,
+  type Outcome,
+  type Recorder,
+  type SocketInfo,
+} from "./recorder.ts";
 import { type Any, replace, replaceProperty, watchCall } from "./replace.ts";
 
 /** Connections of HTTP servers that are known at once; they do not say goodbye. */
 const MOST_CONNECTIONS = 10_000;
 
+/** What reads the body of a response to its end. */
+const BODY_READS = [
+  "arrayBuffer",
+  "blob",
+  "bytes",
+  "formData",
+  "json",
+  "text",
+] as const;
+
 /** Watches them from now on. */
 export function watchHttp(recorder: Recorder): void {
   watchServe(recorder);
-  watchCall<Response>(recorder, globalThis, "fetch", (_, [input, init]) => ({
-    name: `fetch ${init?.method ?? input?.method ?? "GET"}`,
-    target: String(input?.url ?? input),
-    isSending: true,
-    done: ({ status }) => ({ result: `: ${status}` }),
+  watchFetch(recorder);
+  watchCall<unknown[]>(recorder, Deno, "resolveDns", (_, [name, type]) => ({
+    name: `resolveDns ${type}`,
+    target: String(name),
+    done: ({ length }) => ({ result: `: ${counted(length, "answer")}` }),
   }));
+}
+
+/** A request has its answer when the headers are there; the body may still wait. */
+function watchFetch(recorder: Recorder): void {
+  const fetched = new WeakMap<object, string>();
+  watchCall<Response>(recorder, globalThis, "fetch", (_, [input, init]) => {
+    const target = String(input?.url ?? input);
+    return {
+      name: `fetch ${init?.method ?? input?.method ?? "GET"}`,
+      target,
+      isSending: true,
+      done(response) {
+        fetched.set(response, target);
+        return { result: `: ${response.status}` };
+      },
+    };
+  });
+  for (const key of BODY_READS) {
+    watchCall(recorder, Response.prototype, key, (self) => {
+      const target = fetched.get(self);
+      return target === undefined || self.body === null
+        ? undefined
+        : { name: "fetch body", target, done: () => ({}) };
+    });
+  }
 }
 
 /** A server is a handler: what is told are connections and requests. */
 function watchServe(recorder: Recorder): void {
   replace(Deno, "serve", (serve) =>
     function watched(...args) {
-      const begun = recorder.begin({ name: "socket, bind, listen" }, watched);
+      const call = { name: "socket, bind, listen", target: targetOf(args) };
+      const begun = recorder.begin(call, watched);
+      recorder.gate?.passSync(begun);
       const handlers = new Handlers(recorder, begun.place);
       const i = args.findIndex((it) => typeof it === "function");
       if (i !== -1) args[i] = handlers.watch(args[i]);
@@ -44,25 +88,53 @@ function watchServe(recorder: Recorder): void {
         recorder.fail(begun, error);
         throw error;
       }
-      recorder.end(begun, () => {
-        const own = httpAddress(server.addr);
-        handlers.own = own;
-        const { place } = begun;
-        return { target: own, opened: recorder.open(server, { own, place }) };
-      });
+      recorder.end(begun, () => handlers.listen(server));
       return server;
     });
 }
 
+/** Where a server will listen, as far as its options say it. */
+function targetOf(args: Any[]): string {
+  const options = Object(args.find((it) => typeof it !== "function"));
+  try {
+    const { hostname = "0.0.0.0", port = 8000, path } = options;
+    return httpAddress({ hostname, port, path });
+  } catch { // A getter of the program's has thrown.
+    return "?";
+  }
+}
+
 class Handlers {
-  own = "";
   #recorder: Recorder;
   #place: Place;
+  #listener: SocketInfo | undefined;
+  #accepting: Begun | undefined;
   #conns = new Map<string, SocketInfo>();
 
   constructor(recorder: Recorder, place: Place) {
     this.#recorder = recorder;
     this.#place = place;
+  }
+
+  /** It listens, and accepts from now on. */
+  listen(server: Deno.HttpServer<Deno.Addr>): Outcome {
+    const recorder = this.#recorder;
+    const own = httpAddress(server.addr);
+    const socket = recorder.open(server, { own, place: this.#place });
+    this.#listener = socket;
+    this.#accept();
+    const closed = () => {
+      if (this.#accepting) recorder.forget(this.#accepting);
+      recorder.close(server);
+      recorder.end(byEventLoop(socket, "close listener"), () => ({}));
+    };
+    server.finished.then(closed, closed);
+    return { target: own, opened: socket };
+  }
+
+  #accept(): void {
+    this.#accepting = byEventLoop(this.#listener, "accept");
+    this.#recorder.wait(this.#accepting);
   }
 
   /** Returns a handler that does the same. */
@@ -106,11 +178,11 @@ class Handlers {
     if (known !== undefined) return known;
     const recorder = this.#recorder;
     const place = this.#place;
-    const opened = recorder.open({}, { own: this.own, peer, place });
-    recorder.end(
-      byEventLoop(opened, "accept"),
-      () => ({ target: peer, opened }),
-    );
+    const own = this.#listener?.own ?? "";
+    const opened = recorder.open({}, { own, peer, place });
+    const accepted = () => ({ target: peer, opened });
+    recorder.end(this.#accepting ?? byEventLoop(opened, "accept"), accepted);
+    this.#accept();
     const [oldest] = this.#conns.keys();
     if (this.#conns.size >= MOST_CONNECTIONS) this.#conns.delete(oldest!);
     this.#conns.set(peer, opened);
@@ -125,36 +197,49 @@ function httpAddress({ hostname, port, path }: Any): string {
 
 /** What may talk to others, and is not watched. */
 const NOT_WATCHED: [owner: Any, keys: string[]][] = [
-  [globalThis, ["WebSocket", "WebSocketStream", "WebTransport"]],
+  [
+    globalThis,
+    ["EventSource", "WebSocket", "WebSocketStream", "WebTransport"],
+  ],
   [Deno, ["upgradeWebSocket", "connectQuic", "QuicEndpoint", "dlopen"]],
 ];
 
 /** Says so when one of these is used for the first time. */
 export function tellNotWatched(recorder: Recorder): void {
+  const told = new Set<string>();
+  const tell = (name: string) => {
+    if (told.has(name)) return;
+    told.add(name);
+    const begun = recorder.begin({ name });
+    recorder.end(begun, () => ({ result: ": not watched" }));
+  };
   for (const [owner, keys] of NOT_WATCHED) {
     for (const key of keys) {
-      let isTold = false;
-      const tell = () => {
-        if (isTold) return;
-        isTold = true;
-        const begun = recorder.begin({ name: key });
-        recorder.end(begun, () => ({ result: ": not watched" }));
-      };
       replaceProperty(
         owner,
         key,
         (original) =>
           typeof original !== "function" ? original : new Proxy(original, {
             apply(...call) {
-              tell();
+              tell(key);
               return Reflect.apply(...call);
             },
             construct(...call) {
-              tell();
+              tell(key);
               return Reflect.construct(...call);
             },
           }),
       );
     }
   }
+  const { process } = globalThis as Any;
+  process.getBuiltinModule("node:diagnostics_channel")
+    .subscribe("worker_threads", () => tell("worker_threads"));
+  // Libraries that packages bring along.
+  const { _extensions } = process.getBuiltinModule("node:module");
+  replace(_extensions, ".node", (load) =>
+    function watched(...args) {
+      tell("a library in C (.node)");
+      return load.apply(this, args);
+    });
 }

@@ -7,7 +7,7 @@
  */
 
 import { formatAddress } from "../address.ts";
-import type { Place } from "./call_site.ts";
+import { NOWHERE, type Place } from "./call_site.ts";
 import {
   type Begun,
   byEventLoop,
@@ -17,7 +17,7 @@ import {
   safely,
   type SocketInfo,
 } from "./recorder.ts";
-import { type Any, replace } from "./replace.ts";
+import { type Any, prototypeWith, replace } from "./replace.ts";
 
 /** Watches them from now on. */
 export function watchNodeSockets(recorder: Recorder): void {
@@ -63,11 +63,13 @@ class NodeSockets {
   #opening = new WeakMap<object, Begun>();
   /** Reads and accepts that wait: a socket of Node's always reads. */
   #waiting = new WeakMap<object, Begun>();
-  /** The sockets that are open, by both addresses: TLS stands on another one. */
-  #byAddress = new Map<string, SocketInfo>();
+  /** What ends with its socket at the latest: requests, and their answers. */
+  #served = new WeakMap<object, Set<Begun>>();
+  /** TLS whose handshake is done. */
+  #secure = new WeakSet<object>();
   /** TLS and the socket it stands on are both closed. */
   #closed = new WeakSet<SocketInfo>();
-  /** Errors that a callback was told, and that come again as an event. */
+  /** Errors that were told, and that come again as an event. */
   #told = new WeakSet<object>();
 
   constructor(recorder: Recorder) {
@@ -77,6 +79,10 @@ class NodeSockets {
   /** A call begins; one that is stepped through waits here. */
   begin(call: Call, above: unknown): Begun {
     const begun = this.recorder.begin(call, above);
+    // A package may stand on others: a socket is of the one that has opened it.
+    const { place } = begun;
+    const by = place.package && call.socket?.place.package;
+    if (by) begun.place = { ...place, package: by };
     this.recorder.gate?.passSync(begun);
     return begun;
   }
@@ -108,38 +114,85 @@ class NodeSockets {
   }
 
   /** A connection is there. */
-  connected(socket: Any, { place }: { place: Place }): Outcome {
-    const { own, peer } = addressesOf(socket);
+  connected(socket: Any, { place, target, socket: listener }: Begun): Outcome {
+    const { localAddress, localPort, remoteAddress, remotePort } = socket;
+    // A Unix socket says nothing of its path.
+    const own = localAddress === undefined
+      ? listener?.own ?? "unix"
+      : nodeAddress(localAddress, localPort);
+    const peer = remoteAddress === undefined
+      ? target ?? "unix"
+      : nodeAddress(remoteAddress, remotePort);
     const opened = this.recorder.open(socket, { own, peer, place });
-    this.#byAddress.set(`${own} ${peer}`, opened);
     return { target: peer, opened };
   }
 
-  /** It can connect, or it cannot. */
+  /** It is connected. */
   answered(socket: Any, begun: Begun): void {
     this.#opening.delete(socket);
     this.recorder.end(begun, () => this.connected(socket, begun));
-    this.wait(socket, "read");
+    this.waitForRead(socket);
   }
 
-  /** An event says that something has failed. */
+  /** From now on it reads, unless it is paused: then it does when `_read` says so. */
+  waitForRead(socket: Any): void {
+    if (socket.isPaused()) return;
+    const isSecure = !socket.encrypted || this.#secure.has(socket);
+    this.wait(socket, isSecure ? "read" : "handshake");
+  }
+
+  /** The handshake of TLS is done. */
+  secured(socket: object): void {
+    const info = this.info(socket);
+    if (info === undefined) return;
+    const begun = this.waited(socket) ?? byEventLoop(info, "handshake");
+    this.#secure.add(socket);
+    this.recorder.end({ ...begun, name: "handshake" }, () => ({}));
+    this.waitForRead(socket);
+  }
+
+  /** A server has something to do for a client, which waits. */
+  serves(socket: object, begun: Begun): void {
+    const all = this.#served.get(socket) ?? new Set();
+    this.#served.set(socket, all.add(begun));
+    this.recorder.wait(begun);
+  }
+
+  /** It is done, if it was not before. */
+  served(socket: object, begun: Begun, result: string, bytes = 0): void {
+    if (!this.#served.get(socket)?.delete(begun)) return;
+    this.recorder.end(begun, () => ({ result, bytes }));
+  }
+
+  /** Something has failed, as an event says, or the end that follows. */
   failed(socket: Any, error: Any): void {
     const begun = this.#opening.get(socket);
     const info = this.recorder.info(socket);
     this.#opening.delete(socket);
-    if (begun) this.recorder.fail(begun, error);
-    else if (info && !this.#told.has(Object(error))) {
-      this.recorder.fail(byEventLoop(info, error?.syscall ?? "error"), error);
-    }
+    if (!begun && !info || this.#told.has(Object(error))) return;
+    this.#told.add(Object(error));
+    if (begun) return this.recorder.fail(begun, error);
+    let failing = this.#waiting.get(socket);
+    const isHandshake = failing?.name === "handshake";
+    const name: string = isHandshake ? "handshake" : error?.syscall ?? "error";
+    if (failing?.name === name) this.waited(socket);
+    else failing = byEventLoop(info, name);
+    this.recorder.fail(failing, error);
   }
 
   /** A callback that tells first what came of a call. */
-  calling(begun: Begun, done: Any, outcome: () => Outcome): Any {
+  calling(
+    begun: Begun,
+    done: Any,
+    outcome: () => Outcome,
+    isDone = () => true,
+  ): Any {
     const tell = (error: unknown) => {
       if (error) {
         this.#told.add(Object(error));
         this.recorder.fail(begun, error);
-      } else this.recorder.end(begun, outcome);
+      } else if (isDone()) this.recorder.end(begun, outcome);
+      else this.recorder.forget(begun);
     };
     return function (this: Any, ...args: Any[]) {
       tell(args[0]);
@@ -168,19 +221,22 @@ class NodeSockets {
   close(socket: object): boolean {
     const info = this.recorder.info(socket);
     this.waited(socket);
+    for (const begun of this.#served.get(socket) ?? []) {
+      this.served(socket, begun, ": closed before it was done");
+    }
     if (info === undefined) return false;
     const wasOpen = this.recorder.close(socket) && !this.#closed.has(info);
     this.#closed.add(info);
-    this.#byAddress.delete(`${info.own} ${info.peer}`);
     return wasOpen;
   }
 
   /** What is known of a socket; TLS has the number of the one it stands on. */
   info(socket: Any): SocketInfo | undefined {
     const known = this.recorder.info(socket);
-    if (known !== undefined || !socket.remoteAddress) return known;
-    const { own, peer } = addressesOf(socket);
-    const as = this.#byAddress.get(`${own} ${peer}`);
+    const { _parent } = socket;
+    if (known !== undefined || !socket.encrypted || !_parent) return known;
+    const as = this.recorder.info(_parent);
+    if (as) this.waited(_parent); // From now on TLS reads.
     return as && this.recorder.open(socket, as, as);
   }
 }
@@ -199,6 +255,7 @@ function watchNodeConnect(sockets: NodeSockets, prototype: Any): void {
   around(prototype, "emit", (self, [event, error]) => {
     const begun = event === "connect" && sockets.opening(self);
     if (begun) sockets.answered(self, begun);
+    if (event === "secure") sockets.secured(self);
     if (event === "error") sockets.failed(self, error);
   });
 }
@@ -212,7 +269,7 @@ function watchNodeReads(sockets: NodeSockets, prototype: Any): void {
     const begun = sockets.waited(self) ?? byEventLoop(socket, "read");
     recorder.end(begun, () => recorder.readOutcome(chunk));
   });
-  around(prototype, "_read", (self) => sockets.wait(self, "read"));
+  around(prototype, "_read", (self) => sockets.waitForRead(self));
 }
 
 /** `_writeGeneric`, `_final` and `_destroy`: what all others come to. */
@@ -220,6 +277,8 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
   const { recorder } = sockets;
   /** Where the program wrote before there was a connection. */
   const wroteAt = new WeakMap<object, Place>();
+  /** The first write belongs to the opening; of a later one that may not be said. */
+  const hasWritten = new WeakSet<object>();
   around(prototype, "_writeGeneric", (self, args, above) => {
     const [isList, data, encoding, done] = args;
     const socket = sockets.info(self);
@@ -229,12 +288,17 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
       if (place.file !== "") wroteAt.set(self, place);
       return;
     }
-    const otherwise = wroteAt.get(self) ?? socket.place;
+    const { package: by } = socket.place;
+    const otherwise = wroteAt.get(self) ??
+      (hasWritten.has(self) ? { ...NOWHERE, package: by } : socket.place);
     wroteAt.delete(self);
-    const call = { name: "write", socket, isSending: true, otherwise };
-    const begun = sockets.begin(call, above);
     const chunks = bytesOf(isList ? data : [{ chunk: data, encoding }]);
     const bytes = chunks.length;
+    if (bytes === 0) return; // No system call comes of it.
+    hasWritten.add(self);
+    const call = { name: "write", socket, isSending: true, otherwise };
+    const begun = sockets.begin(call, above);
+    if (begun.place.file !== "") socket.wroteAt = begun.place;
     const result = ` ${bytes} of ${recorder.quote(chunks)}`;
     recorder.wait(begun);
     args[3] = sockets.calling(begun, done, () => ({ result, bytes }));
@@ -245,12 +309,15 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
     const name = "closeWrite";
     const call = { name, socket, isSending: true, otherwise: socket.place };
     const begun = sockets.begin(call, above);
-    args[0] = sockets.calling(begun, args[0], () => ({}));
+    // What was destroyed meanwhile has had no shutdown().
+    const isDone = () => recorder.isOpen(self);
+    args[0] = sockets.calling(begun, args[0], () => ({}), isDone);
   });
   const reset = new WeakSet<object>();
   around(prototype, "resetAndDestroy", (self) => reset.add(self));
-  around(prototype, "_destroy", (self, _args, above) => {
+  around(prototype, "_destroy", (self, [error], above) => {
     const socket = sockets.info(self);
+    if (error) sockets.failed(self, error);
     if (socket === undefined || !sockets.close(self)) return;
     const name = reset.has(self) ? "reset" : "close";
     const call = { name, socket, isSending: true, otherwise: socket.place };
@@ -275,8 +342,13 @@ function watchNodeServer(sockets: NodeSockets, prototype: Any): void {
     if (listener) {
       const begun = sockets.waited(self) ?? byEventLoop(listener, "accept");
       recorder.end(begun, () => sockets.connected(about, begun));
-      sockets.wait(about, "read");
+      sockets.waitForRead(about);
       sockets.wait(self, "accept");
+    }
+    if (event === "upgrade" || event === "connect") {
+      const { method, url: target, socket } = about; // A request of node:http.
+      const begun = { ...byEventLoop(sockets.info(socket), method), target };
+      recorder.end(begun, () => ({ result: `: ${event}` }));
     }
   });
   watchNodeClose(sockets, prototype, "close listener");
@@ -306,6 +378,14 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
     sockets.opens(self, { name: "socket, bind" }, above);
   };
   around(prototype, "bind", (self, _args, above) => bind(self, above));
+  /** The last connect() of each. Where it is connected, it sends there. */
+  const connects = new WeakMap<object, Begun>();
+  around(prototype, "connect", (self, [port, address], above) => {
+    bind(self, above);
+    const host = typeof address === "string" ? address : "127.0.0.1";
+    const call = { name: "connect", target: nodeAddress(host, port) };
+    connects.set(self, sockets.begin(call, above));
+  });
   around(prototype, "send", (self, args, above) => {
     bind(self, above);
     const socket = recorder.info(self);
@@ -317,7 +397,7 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
     }
     const otherwise = sentAt.get(self) ?? socket.place;
     sentAt.delete(self);
-    const { data, target } = sendOf(args);
+    const { data, target = connects.get(self)?.target } = sendOf(args);
     const bytes = data.length;
     const offered = recorder.quote(data);
     const call = { name: "sendto", target, socket, isSending: true, otherwise };
@@ -334,15 +414,25 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
     }));
   });
   around(prototype, "emit", (self, [event, about, from]) => {
-    if (event === "listening") sockets.bound(self);
+    if (event === "listening") {
+      sockets.bound(self);
+      sockets.wait(self, "recvfrom");
+    }
+    const begun = event === "connect" && connects.get(self);
+    if (begun) {
+      const socket = recorder.info(self);
+      recorder.end({ ...begun, socket }, () => ({}));
+    }
     if (event === "error") sockets.failed(self, about);
     const socket = event === "message" && recorder.info(self);
     if (socket) {
-      recorder.end(byEventLoop(socket, "recvfrom"), () => ({
+      const begun = sockets.waited(self) ?? byEventLoop(socket, "recvfrom");
+      recorder.end(begun, () => ({
         target: nodeAddress(from.address, from.port),
         result: ` ${recorder.quote(about)}`,
         bytes: about.length,
       }));
+      sockets.wait(self, "recvfrom");
     }
   });
   watchNodeClose(sockets, prototype, "close");
@@ -352,31 +442,64 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
 function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
   const { recorder } = sockets;
   const requests = new WeakMap<object, Begun>();
+  /** Answers that are under way, by the sockets that they go to. */
+  const answers = new WeakMap<object, { begun: Begun; data: Uint8Array }>();
+  const bytesRead = new WeakMap<object, number>();
+  const socketOf = new WeakMap<object, object>();
+  /** A short answer is not written by the socket, but by what that stands on. */
+  const watchHandle = (socket: Any) => {
+    const handle = socket._handle;
+    const prototype = prototypeWith(handle, "writeUtf8String");
+    socketOf.set(handle, socket);
+    if (prototype === null || recorder.watched.has(prototype)) return;
+    recorder.watched.add(prototype);
+    for (
+      const [key, encoding] of Object.entries({
+        writeUtf8String: "utf8",
+        writeLatin1String: "latin1",
+      })
+    ) {
+      around(prototype, key, (self, [request, chunk], above) => {
+        const to = socketOf.get(self);
+        if (to === undefined || "handle" in request) return; // It was told.
+        const call = {
+          name: "write",
+          socket: sockets.info(to),
+          isSending: true,
+        };
+        const begun = sockets.begin(call, above);
+        answers.set(to, { begun, data: bytesOf([{ chunk, encoding }]) });
+        sockets.serves(to, begun);
+      });
+    }
+  };
   channels.subscribe("http.server.request.start", (event: Any) => {
     const { request, socket } = event;
     sockets.waited(socket); // It reads requests, and does not wait for bytes.
+    safely(() => watchHandle(socket));
     const info = sockets.info(socket);
     const target = request.url;
     const begun = { ...byEventLoop(info, request.method), target };
     requests.set(request, begun);
-    recorder.wait(begun);
+    sockets.serves(socket, begun);
   });
   channels.subscribe("http.server.response.finish", (event: Any) => {
     const { request, response, socket } = event;
+    const answer = answers.get(socket);
+    if (answer) {
+      const { length } = answer.data;
+      const result = ` ${length} of ${recorder.quote(answer.data)}`;
+      sockets.served(socket, answer.begun, result, length);
+    }
+    const before = bytesRead.get(socket) ?? 0;
+    bytesRead.set(socket, socket.bytesRead);
     const begun = requests.get(request);
-    const result = `: ${response.statusCode}`;
-    if (begun) recorder.end(begun, () => ({ result }));
-    sockets.wait(socket, "read");
+    const read = socket.bytesRead - before;
+    if (begun) {
+      sockets.served(socket, begun, `: ${response.statusCode}`, read);
+    }
+    sockets.waitForRead(socket);
   });
-}
-
-/** The addresses of both ends of a connection. */
-function addressesOf(socket: Any): { own: string; peer: string } {
-  const { localAddress, localPort, remoteAddress, remotePort } = socket;
-  return {
-    own: nodeAddress(localAddress, localPort),
-    peer: nodeAddress(remoteAddress, remotePort),
-  };
 }
 
 /** What `connect` or `listen` was given: options, a port and a host, or a path. */
@@ -413,7 +536,7 @@ function bytesOf(chunks: { chunk: Any; encoding: string }[]): Uint8Array {
 }
 
 /** What `send` was given: data, perhaps a part of it, and where it goes. */
-function sendOf(args: Any[]): { data: Uint8Array; target: string } {
+function sendOf(args: Any[]): { data: Uint8Array; target?: string } {
   const [message, ...rest] = args.filter((it) => typeof it !== "function");
   const list = Array.isArray(message) ? message : [message];
   const all = bytesOf(list.map((chunk) => ({ chunk, encoding: "utf8" })));
@@ -423,8 +546,7 @@ function sendOf(args: Any[]): { data: Uint8Array; target: string } {
   const [offset, length] = count >= 2 ? rest : [0, all.length];
   const port = count === 2 ? undefined : rest[count >= 2 ? 2 : 0];
   const host = rest[count];
-  const target = port === undefined
-    ? ""
-    : nodeAddress(host ?? "127.0.0.1", port);
-  return { data: all.subarray(offset, offset + length), target };
+  const data = all.subarray(offset, offset + length);
+  if (port === undefined) return { data };
+  return { data, target: nodeAddress(host ?? "127.0.0.1", port) };
 }

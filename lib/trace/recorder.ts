@@ -64,6 +64,8 @@ export interface SocketInfo {
   peer: string;
   /** Where in the program it was opened. */
   place: Place;
+  /** Where the program wrote last, if its reads have no line of their own. */
+  wroteAt?: Place;
 }
 
 /** A call that is about to be made. */
@@ -285,7 +287,11 @@ export class Recorder {
       const waited = now() - begun.since;
       if (waited < least || begun.isTold && !again) continue;
       begun.isTold = true;
-      const result = `: waiting for ${(waited / 1000).toFixed(1)} s`;
+      const { wroteAt } = begun.socket ?? {};
+      const last = wroteAt && begun.name === "read"
+        ? `, last write at ${wroteAt.file}(${wroteAt.line})`
+        : "";
+      const result = `: waiting for ${(waited / 1000).toFixed(1)} s${last}`;
       safely(() => this.#tell(begun, { result, toPeer: false }, true));
     }
   }

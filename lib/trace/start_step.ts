@@ -60,11 +60,13 @@ export function startStep(
     const message = mailbox.take(1000);
     if (message && "port" in message) port = message.port;
   }
-  const signals = onEndSignals(() => {});
+  let isHeard = false; // By a listener that may have removed itself since.
+  const signals = onEndSignals(() => isHeard = true);
   const stepper = new Stepper(mailbox, view, side, (signal) => {
-    if (!signals.hasListener(signal)) {
+    if (!isHeard && !signals.hasListener(signal)) {
       Deno.exit(signal === "SIGINT" ? 130 : 143);
     }
+    isHeard = false;
   });
   const tell = (call: Parameters<Stepper["report"]>[1]) =>
     stepper.report(side, call);

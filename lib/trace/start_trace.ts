@@ -30,14 +30,16 @@ const SHORT = 1;
  * Prints the calls on Deno's sockets from now on.
  *
  * @param print Gets each call.
+ * @param atKill Is called before a signal ends the program: there is no `unload`.
  * @returns What knows them; other kinds of sockets are told to it.
  */
 export function startTrace(
   print: Report = linePrinter(errorLine),
   options?: RecorderOptions,
+  atKill?: () => void,
 ): Recorder {
   const recorder = watchSocketCalls(print, options);
-  const signals = onEndSignals(() => recorder.tellWaiting(0, true));
+  const signals = onEndSignals(() => recorder.tellWaiting(0, true), atKill);
   tellLongWaits(recorder, () => signals.arm(recorder.hasWaiting));
   return recorder;
 }

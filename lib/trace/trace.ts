@@ -36,11 +36,15 @@ const tell = options.json
 const summary = new Map<number, Summary>();
 
 if (options.summary) addEventListener("unload", printSummary);
-const recorder = startTrace((call) => {
-  if (!isWanted(call)) return;
-  tell(call);
-  if (options.summary && !call.isWaiting) count(call);
-}, options);
+const recorder = startTrace(
+  (call) => {
+    if (!isWanted(call)) return;
+    tell(call);
+    if (options.summary && !call.isWaiting) count(call);
+  },
+  options,
+  () => options.summary && printSummary(),
+);
 watchNodeSockets(recorder);
 watchHttp(recorder);
 tellNotWatched(recorder);
@@ -78,8 +82,15 @@ function isWanted({ name, target, own, peer }: SocketCall): boolean {
   const { filter } = options;
   if (filter.length === 0) return true;
   const names = name.split(/\W+/);
-  const ports = [target, own, peer].map((it) => it.split(":").at(-1) ?? "");
+  const ports = [target, own, peer].map(portOf);
   return filter.some((it) => names.includes(it) || ports.includes(it));
+}
+
+/** The port of `HOST:PORT`, or of a URL. */
+function portOf(address: string): string | undefined {
+  if (!/^https?:/.test(address)) return address.split(":").at(-1);
+  const { port, protocol } = new URL(address);
+  return port || (protocol === "https:" ? "443" : "80");
 }
 
 /** What a socket has done. */
@@ -92,6 +103,7 @@ interface Summary {
 }
 
 function count(call: SocketCall): void {
+  if (call.socket === 0) return; // A connect that failed, or fetch().
   const known = summary.get(call.socket) ??
     { ends: "", calls: 0, read: 0, written: 0, waited: 0 };
   summary.set(call.socket, known);
@@ -103,12 +115,17 @@ function count(call: SocketCall): void {
 
 function printSummary(): void {
   const seconds = ((hostTime() - SINCE) / 1000).toFixed(1);
-  print(`${counted(summary.size, "socket")} in ${seconds} s:`);
-  for (const [number, { ends, calls, read, written, waited }] of summary) {
+  if (!options.json) {
+    print(`${counted(summary.size, "socket")} in ${seconds} s:`);
+  }
+  for (const [socket, it] of summary) {
+    const { ends, calls, read, written, waited } = it;
     print(
-      `#${number} ${ends}: ${counted(calls, "call")}, ` +
-        `${counted(read, "byte")} read, ${counted(written, "byte")} written, ` +
-        `${durationOf(waited)} waited`,
+      options.json
+        ? JSON.stringify({ name: "summary", socket, ...it })
+        : `#${socket} ${ends}: ${counted(calls, "call")}, ` +
+          `${counted(read, "byte")} read, ${counted(written, "byte")} ` +
+          `written, ${durationOf(waited)} waited`,
     );
   }
 }

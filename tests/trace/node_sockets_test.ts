@@ -103,6 +103,26 @@ testPrograms({
       /^program\.ts\(6\): #\d+ reset$/m,
     ],
   },
+  "node:net, with an end that is overtaken": {
+    script: `
+      import net from "node:net";
+      import { once } from "node:events";
+      const server = net.createServer((socket) => socket.resume()).listen(0, "127.0.0.1");
+      await once(server, "listening");
+      const client = net.connect(server.address().port, "127.0.0.1");
+      await once(client, "connect");
+      client.end();
+      await new Promise((resolve) => process.nextTick(resolve));
+      client.destroy();
+      await once(client, "close");
+      server.close();
+      await once(server, "close");
+      console.log("done");`,
+    trace: [
+      /^program\.ts\(6\): #(\d+) socket, connect [^]*^program\.ts\(10\): #\1 close$/m,
+      /^(?![^]*^program\.ts\(6\): #\d+ closeWrite$)/m,
+    ],
+  },
   "a Unix socket of node:net": {
     flags: ["--allow-read", "--allow-write"],
     script: `
@@ -120,7 +140,8 @@ testPrograms({
       console.log(error.code);`,
     trace: [
       /^program\.ts\(5\): #1 socket, bind, listen \S+\/\d+\.socket$/m,
-      /^program\.ts\(8\): #\d+ socket, connect .+$/m,
+      /^program\.ts\(8\): #\d+ socket, connect \S+\/\d+\.socket from unix$/m,
+      /^program\.ts\(5\): #\d+ accept unix at \S+\/\d+\.socket$/m,
       /^program\.ts\(5\): #\d+ write 7 of 7 bytes "by path"$/m,
       /^program\.ts\(8\): #\d+ read 7 bytes "by path"$/m,
       /^program\.ts\(12\): socket, connect \S+\/\d+\.socket: ENOENT \(.+\)$/m,
@@ -158,11 +179,13 @@ testPrograms({
       server.close();
       await once(server, "close");`,
     trace: [
+      /^program\.ts\(23\): #\d+ handshake$/m,
+      /^program\.ts\(11\): #\d+ handshake$/m,
       // TLS has the number of the socket it stands on.
       /^program\.ts\(23\): #(\d+) socket, connect [^]*^program\.ts\(17\):talk #\1 write 7 of 7 bytes "at once"$[^]*^program\.ts\(23\): #\1 read 7 bytes "AT ONCE"$[^]*^program\.ts\(23\): #\1 close$/m,
       /^program\.ts\(24\): #(\d+) socket, connect [^]*^program\.ts\(17\):talk #\1 write 5 of 5 bytes "later"$[^]*^program\.ts\(24\): #\1 read 5 bytes "LATER"$[^]*^program\.ts\(24\): #\1 close$/m,
       /^program\.ts\(11\): #(\d+) accept [^]*^program\.ts\(11\): #\1 read 7 bytes "at once"$[^]*^program\.ts\(7\): #\1 write 7 of 7 bytes "AT ONCE"$[^]*^program\.ts\(11\): #\1 close$/m,
-      /^program\.ts\(27\): #\d+ .*DEPTH_ZERO_SELF_SIGNED_CERT/m,
+      /^program\.ts\(27\): #(\d+) handshake: DEPTH_ZERO_SELF_SIGNED_CERT .+\n(?:.*\n)*?program\.ts\(27\): #\1 close$/m,
       /^(?![^]*#(\d+) close\n[^]*#\1 close\n)/, // Each is closed once.
       /^(?![^]*bytes "\\x1[4-7]\\x03)/, // No record of TLS.
     ],
@@ -203,8 +226,9 @@ testPrograms({
       /^program\.ts\(11\):ask #2 sendto 127\.0\.0\.1:\d+ 9 of 9 bytes "two parts"$/m,
       /^program\.ts\(18\): #2 sendto 127\.0\.0\.1:\d+: EMSGSIZE \(.+\)$/m,
       /^program\.ts\(19\): socket, bind(?: 127\.0\.0\.1:\d+)?: EADDRINUSE \(.+\)$/m,
-      /^program\.ts\(11\):ask #2 sendto 9 of 9 bytes "connected"$/m,
-      /^program\.ts\(11\):ask #2 sendto 4 of 4 bytes "nect"$/m,
+      /^program\.ts\(21\): #2 connect 127\.0\.0\.1:\d+$/m,
+      /^program\.ts\(11\):ask #2 sendto 127\.0\.0\.1:\d+ 9 of 9 bytes "connected"$/m,
+      /^program\.ts\(11\):ask #2 sendto 127\.0\.0\.1:\d+ 4 of 4 bytes "nect"$/m,
       /^program\.ts\(25\): #2 close\nprogram\.ts\(26\): #1 close$/m,
     ],
   },
@@ -259,8 +283,81 @@ testPrograms({
     trace: [
       /^program\.ts\(7\): #1 socket, bind, listen 127\.0\.0\.1:\d+$/m,
       /^program\.ts\(7\): #(\d+) accept 127[^]*^program\.ts\(7\): #\1 GET \/: 200$[^]*^program\.ts\(7\): #\1 POST \/nothing\?a=1: 404$/m,
-      /^program\.ts\(12\):ask #(\d+) socket, connect [^]*:ask #\1 write \d+ of \d+ bytes "GET \/ HTTP\/1\.1[^]*:ask #\1 read \d+ bytes "HTTP\/1\.1 200 OK[^]*:ask #\1 write \d+ of \d+ bytes "POST \/nothing/m,
+      /^program\.ts\(12\):ask #(\d+) socket, connect [^]*:ask #\1 write \d+ of \d+ bytes "GET \/ HTTP\/1\.1[^]*:ask #\1 read \d+ bytes "HTTP\/1\.1 200 OK[^]*^#\1 write \d+ of \d+ bytes "POST \/nothing/m,
       /^(?![^]* socket, connect [^]* socket, connect )/,
+    ],
+  },
+  "node:http, whatever way an answer takes": {
+    script: `
+      import http from "node:http";
+      import { once } from "node:events";
+      const ways = {
+        text(response) { response.end("short"); },
+        nothing(response) { response.end(); },
+        latin(response) { response.end("\\xe4", "latin1"); },
+        bytes(response) { response.end(new Uint8Array(5)); },
+        pieces(response) { response.write("one"); response.end("two"); },
+        large(response) { response.end("x".repeat(300_000)); },
+      };
+      const server = http.createServer(function answer(request, response) {
+        response.sendDate = false;
+        ways[request.url.slice(1)](response);
+      }).listen(0, "127.0.0.1");
+      await once(server, "listening");
+      const { port } = server.address();
+      const conn = await Deno.connect({ port });
+      let sum = 0;
+      (async () => { for await (const chunk of conn.readable) sum += chunk.length; })();
+      for (const name of Object.keys(ways)) {
+        const before = sum;
+        await conn.write(new TextEncoder().encode("GET /" + name + " HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n"));
+        while (sum === before) await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      while (sum < 300_000) await new Promise((resolve) => setTimeout(resolve, 5));
+      console.log(sum);
+      server.closeAllConnections();
+      server.close();
+      await once(server, "close");`,
+    trace: [
+      // Each answer is written once, and before the request is done.
+      ...["text", "nothing", "latin", "bytes", "pieces", "large"].map((
+        way,
+        i,
+      ) =>
+        RegExp(
+          String.raw`^program\.ts\(${
+            5 + i
+          }\):${way} #(\d+) write (\d+) of \2 bytes "HTTP/1\.1 200 OK.*\n` +
+            String.raw`(?:.* #\d+ (?:write|read) .*\n)*` +
+            String.raw`.*^program\.ts\(15\): #\1 GET /${way}: 200$`,
+          "m",
+        )
+      ),
+      /^program\.ts\(10\):large #\d+ write 3\d{5} of 3\d{5} bytes "HTTP/m,
+    ],
+  },
+  "node:http, with an upgrade and requests that nobody waits for": {
+    script: `
+      import http from "node:http";
+      import { once } from "node:events";
+      const server = http.createServer(() => {}).listen(0, "127.0.0.1");
+      server.on("upgrade", (request, socket) => socket.end("HTTP/1.1 101 Upgraded\\r\\n\\r\\n"));
+      await once(server, "listening");
+      const { port } = server.address();
+      const conn = await Deno.connect({ port });
+      await conn.write(new TextEncoder().encode("GET /up HTTP/1.1\\r\\nHost: a\\r\\nConnection: upgrade\\r\\nUpgrade: mine\\r\\n\\r\\n"));
+      console.log(await conn.read(new Uint8Array(99)));
+      conn.close();
+      const never = http.get({ port, host: "127.0.0.1", path: "/never" });
+      await once(server, "request");
+      never.on("error", (error) => console.log(error.code));
+      never.destroy();
+      await new Promise((done) => never.on("close", done));
+      server.close();
+      await once(server, "close");`,
+    trace: [
+      /^program\.ts\(4\): #\d+ GET \/up: upgrade$/m,
+      /^program\.ts\(4\): #(\d+) GET \/never: closed before it was done\nprogram\.ts\(4\): #\1 close$/m,
     ],
   },
   "packages, with the line that called them": {
@@ -309,7 +406,7 @@ testPrograms({
     trace: [
       /^program\.ts\(5\): \[mypkg\] #1 socket, bind, listen 127\.0\.0\.1:\d+$/m,
       /^program\.ts\(5\): \[mypkg\] #\d+ accept 127\.0\.0\.1:\d+ at /m,
-      /^program\.ts\(8\):greet \[@scope\/pkg\] #(\d+) socket, connect [^]*^program\.ts\(10\):greet \[mypkg\] #\1 write 8 of 8 bytes "by mypkg"$/m,
+      /^program\.ts\(8\):greet \[@scope\/pkg\] #(\d+) socket, connect [^]*^program\.ts\(10\):greet \[@scope\/pkg\] #\1 write 8 of 8 bytes "by mypkg"$/m,
       /^program\.ts\(13\):greet #\d+ write 5 of 5 bytes "by me"$/m,
       /^program\.ts\(17\): #1 close listener$/m,
       // Nobody's line is on the stack of a timer.

@@ -71,7 +71,9 @@ testPrograms({
       /^program\.ts\(10\): #\d+ PUT \/: 200$/m,
       /^program\.ts\(13\):ask fetch PUT http:\S+: 200$/m,
       /^program\.ts\(13\):ask fetch GET http:\S+\d: .*refused/mi,
-      /^program\.ts\(22\): socket, bind, listen: .+$/m,
+      /^program\.ts\(14\):ask fetch body http:\S+\/throws$/m,
+      /^program\.ts\(10\): #1 close listener$/m,
+      /^program\.ts\(22\): socket, bind, listen 127\.0\.0\.1:0: .+$/m,
     ],
   },
   "handlers that ask for less, or answer oddly": {
@@ -218,6 +220,29 @@ testPrograms({
       /^program\.ts\(17\): dlopen: not watched$/m,
       /^(?![^]* WebSocket: not [^]* WebSocket: not )/,
       /^(?![^]*upgradeWebSocket: not [^]*upgradeWebSocket: not )/,
+    ],
+  },
+  "DNS queries, and others that are not watched": {
+    flags: ["--allow-read", "--allow-env"],
+    script: `
+      import { Worker } from "node:worker_threads";
+      import { once } from "node:events";
+      const server = Deno.listenDatagram({ hostname: "127.0.0.1", port: 0, transport: "udp" });
+      const nameServer = { ipAddr: "127.0.0.1", port: server.addr.port };
+      async function answer() {
+        const [query, from] = await server.receive();
+        query[2] = 0x81; query[3] = 0x83; // No such name.
+        await server.send(query, from);
+      }
+      answer();
+      console.log(await Deno.resolveDns("nobody.test", "A", { nameServer }).catch((error) => error.name));
+      server.close();
+      await once(new Worker("1", { eval: true }), "exit");
+      new EventSource("http://127.0.0.1:1/").close();`,
+    trace: [
+      /^program\.ts\(12\): resolveDns A nobody\.test: .+$/m,
+      /^program\.ts\(14\): worker_threads: not watched$/m,
+      /^program\.ts\(15\): EventSource: not watched$/m,
     ],
   },
   "a Worker": {

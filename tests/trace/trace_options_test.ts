@@ -259,6 +259,45 @@ Deno.test("trace sums up the sockets at the end, in a file as well", async () =>
   );
 });
 
+Deno.test("trace sums up as JSON where it writes JSON, and only sockets", async () => {
+  const refused = `${SCRIPT}
+    await Deno.connect({ hostname: "127.0.0.1", port: 1 }).catch(() => {});
+    await fetch("http://127.0.0.1:1/").catch(() => {});`;
+  const flags = ["--allow-env=SOCKET_TRACE"];
+  const { stderr } = await traced("json summary", flags, refused);
+  const sums = stderr.trimEnd().split("\n").map((line) => JSON.parse(line))
+    .filter(({ name }) => name === "summary");
+  assertEquals(
+    sums.map(({ socket, calls, read, written }) => [
+      socket,
+      calls,
+      read,
+      written,
+    ]),
+    [[1, 2, 0, 0], [2, 2, 0, 0], [3, 4, 5, 14], [4, 4, 14, 5]],
+  );
+  for (const { ends } of sums) assertMatch(ends, /^127\.0\.0\.1:\d+/);
+});
+
+Deno.test("trace sums up where a signal ends the program too", async () => {
+  const script = `${SCRIPT}
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    setTimeout(() => Deno.kill(Deno.pid, "SIGTERM"), 300); // The trace listens by then.
+    await listener.accept();`;
+  for (const more of [[], ["--allow-run"]]) {
+    const flags = ["--allow-env=SOCKET_TRACE", ...more];
+    const { code, lines } = await traced(
+      "summary filter=write",
+      flags,
+      script.replace("Deno.kill(Deno.pid, ", more.length ? "$&" : "self.kill(")
+        .replace("self.kill(", "process.kill(process.pid, "),
+    );
+    assertEquals(code, 143);
+    const sums = lines.filter((line) => /^\d sockets? in /.test(line));
+    assertEquals(sums.map((line) => line.split(" in ")[0]), ["2 sockets"]);
+  }
+});
+
 Deno.test("trace without places says only what the calls are", async () => {
   const { lines } = await traced("noplaces");
   assertLines(

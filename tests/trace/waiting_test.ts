@@ -208,6 +208,26 @@ Deno.test("trace leaves a signal to the listeners of the program, and tells befo
   }));
 });
 
+Deno.test("trace leaves a signal to a listener that listens once", async () => {
+  const ways = [
+    `Deno.addSignalListener("SIGTERM", function once() {
+      Deno.removeSignalListener("SIGTERM", once);
+      end();
+    });`,
+    `process.once("SIGTERM", end);`,
+  ];
+  await Promise.all(ways.map(async (lines) => {
+    const { end, stdout, stderr } = await signalled(
+      `${WAITING}
+      const end = () => setTimeout(() => { console.log("in good order"); Deno.exit(5); }, 50);
+      ${lines}`,
+      "SIGTERM",
+    );
+    assertEquals([end, stdout], [[5, null], "in good order\nunload\n"], stderr);
+    assertAllTold(stderr);
+  }));
+});
+
 Deno.test("trace leaves a signal to the listeners that are left", async () => {
   const [removed, left] = await Promise.all([
     `const listener = () => console.log("never");
@@ -230,6 +250,50 @@ Deno.test("trace leaves a signal to the listeners that are left", async () => {
     "TypeError\nTypeError\nunload\n",
   ]);
   assertAllTold(left.stderr);
+});
+
+Deno.test("trace tells what else waits, but not a socket that is paused", async () => {
+  const { stderr } = await signalled(
+    `import net from "node:net";
+    import tls from "node:tls";
+    import dgram from "node:dgram";
+    import { once } from "node:events";
+    const local = { hostname: "127.0.0.1", port: 0 };
+    const silent = Deno.listen(local);
+    const { port } = silent.addr;
+    const paused = net.connect(port, "127.0.0.1");
+    paused.pause();
+    await once(paused, "connect");
+    paused.write("a question");
+    const asking = net.connect(port, "127.0.0.1");
+    await once(asking, "connect");
+    asking.write("a question");
+    await once(tls.connect(port, "127.0.0.1"), "connect");
+    const socket = dgram.createSocket("udp4").bind(0, "127.0.0.1");
+    await once(socket, "listening");
+    const server = Deno.serve({ ...local, onListen() {} }, () => new Response(new ReadableStream()));
+    const response = await fetch("http://127.0.0.1:" + server.addr.port);
+    const body = response.text();
+    const last = Deno.listen(local);
+    async function waitForLast() {
+      await last.accept();
+    }
+    await waitForLast();`,
+    "SIGTERM",
+  );
+  const calls = Array.from(
+    stderr.matchAll(/^\S+ (.+): waiting for \S+ s(.*)$/gm),
+    ([, call, more]) => call.replace(/#\d+ /, "").replace(/:\d+$/, "") + more,
+  );
+  const last = calls.slice(calls.length / 2);
+  assertEquals(last.toSorted(), [
+    "program.ts(12): read, last write at program.ts(14)",
+    "program.ts(15): handshake",
+    "program.ts(16): recvfrom",
+    "program.ts(18): accept",
+    "program.ts(20): fetch body http://127.0.0.1",
+    "program.ts(23):waitForLast accept",
+  ], stderr);
 });
 
 Deno.test("trace does not tell a call whose socket was closed", async () => {

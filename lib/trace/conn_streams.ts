@@ -8,6 +8,9 @@ import type { Place } from "./call_site.ts";
 import type { Begun, Recorder, SocketInfo } from "./recorder.ts";
 import type { Any } from "./replace.ts";
 
+/** Deno's: a program may put others in their place. */
+const Streams = { ReadableStream, WritableStream };
+
 /**
  * `readable` and `writable` do not call `read` and `write`. So our own streams
  * stand in front of Deno's, with the same buffers: none for reading, one chunk
@@ -94,7 +97,7 @@ function watchReadable(
       controller.error(error);
     }
   };
-  return new ReadableStream({
+  return new Streams.ReadableStream({
     type: "bytes",
     autoAllocateChunkSize: 64 * 1024, // As Deno's own has it.
     // It does not wait: while it does, the stream takes the program's next
@@ -130,7 +133,7 @@ function watchWritable(
     await call();
     closedBy(recorder, conn, begun);
   };
-  return new WritableStream<Uint8Array>({
+  return new Streams.WritableStream<Uint8Array>({
     start(controller) {
       // In Deno 2.8 a write that fails resolves; the stream has its error.
       writer.closed.catch((error) => controller.error(error));

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isTesting } from "./every.ts";
 import { replace } from "./replace.ts";
 
 const { addSignalListener, removeSignalListener, exit, kill, pid } = Deno;
@@ -16,6 +17,8 @@ type EndSignal = keyof typeof SIGNALS;
 export interface EndSignals {
   /** Listens to the signals, or listens no more. */
   arm(isArmed: boolean): void;
+  /** Never listens to them again. */
+  leave(): void;
   /** Whether the program itself listens to a signal. */
   hasListener(signal: string): boolean;
 }
@@ -70,7 +73,7 @@ export function onEndSignals(
 
   const hasListener = (signal: string) => !!listeners.get(signal)?.size;
   // Under `deno test` a listener is a leak of the test that was running.
-  if (Deno.test.name !== "noopTest") return { arm() {}, hasListener };
+  if (isTesting()) return { arm() {}, leave() {}, hasListener };
   let isKilled = false;
   // It stands before the program's own: a process that a signal ends tells it none.
   addEventListener("unload", (event) => {
@@ -95,13 +98,17 @@ export function onEndSignals(
     }),
   );
   let wasArmed = false;
-  return {
-    arm(isArmed) {
-      if (isArmed === wasArmed) return;
-      wasArmed = isArmed;
-      const change = isArmed ? addSignalListener : removeSignalListener;
-      for (const [signal, end] of own) change(signal, end);
-    },
-    hasListener,
+  let isLeft = false;
+  const arm = (isWanted: boolean) => {
+    const isArmed = isWanted && !isLeft;
+    if (isArmed === wasArmed) return;
+    wasArmed = isArmed;
+    const change = isArmed ? addSignalListener : removeSignalListener;
+    for (const [signal, end] of own) change(signal, end);
   };
+  const leave = () => {
+    isLeft = true;
+    arm(false);
+  };
+  return { arm, leave, hasListener };
 }

@@ -13,6 +13,7 @@ import {
   byEventLoop,
   type Outcome,
   type Recorder,
+  safely,
   type SocketInfo,
 } from "./recorder.ts";
 import { type Any, replace, replaceProperty, watchCall } from "./replace.ts";
@@ -46,6 +47,7 @@ function watchFetch(recorder: Recorder): void {
   const fetched = new WeakMap<object, string>();
   watchCall<Response>(recorder, globalThis, "fetch", (_, [input, init]) => {
     const target = String(input?.url ?? input);
+    if (/^(data|blob|file):/.test(target)) return undefined; // No network.
     return {
       name: `fetch ${init?.method ?? input?.method ?? "GET"}`,
       target,
@@ -77,9 +79,7 @@ function watchServe(recorder: Recorder): void {
       const i = args.findIndex((it) => typeof it === "function");
       if (i !== -1) args[i] = handlers.watch(args[i]);
       else if (typeof args[0]?.handler === "function") {
-        // It may inherit its other options.
-        const value = handlers.watch(args[0].handler);
-        args[0] = Object.create(args[0], { handler: { value } });
+        args[1] = handlers.watch(args[0].handler);
       }
       let server: Deno.HttpServer<Deno.Addr>;
       try {
@@ -140,14 +140,12 @@ class Handlers {
   /** Returns a handler that does the same. */
   watch(handler: Any): Any {
     const recorder = this.#recorder;
-    const connOf = (address: Any) => this.#connOf(address);
+    const requestOf = (request: Request, info: Any) =>
+      this.#requestOf(request, info);
     // Deno gives no arguments to a handler that takes none; this one needs them.
     const given = handler.length === 0 ? 0 : 2;
     return function (this: unknown, request: Request, info: Any) {
-      const socket = connOf(info.remoteAddr);
-      const { pathname, search } = new URL(request.url);
-      const target = `${pathname}${search}`;
-      const begun = { ...byEventLoop(socket, request.method), target };
+      const begun = requestOf(request, info);
       recorder.wait(begun);
       const answered = (response: Any) => {
         // What is no response is answered by 500, as Deno itself says.
@@ -169,6 +167,14 @@ class Handlers {
         return failed(error);
       }
     };
+  }
+
+  #requestOf({ method, url }: Request, { remoteAddr }: Any): Begun {
+    let socket: SocketInfo | undefined;
+    safely(() => socket = this.#connOf(remoteAddr));
+    // No URL of a client's is too odd for a server.
+    const target = url.replace(/^\w+:\/\/[^/?#]*/, "");
+    return { ...byEventLoop(socket, method), target };
   }
 
   /** The connection that a request came on, which is told with its first one. */
@@ -218,8 +224,9 @@ export function tellNotWatched(recorder: Recorder): void {
       replaceProperty(
         owner,
         key,
-        (original) =>
-          typeof original !== "function" ? original : new Proxy(original, {
+        (original) => {
+          if (typeof original !== "function") return original;
+          const proxy = new Proxy(original, {
             apply(...call) {
               tell(key);
               return Reflect.apply(...call);
@@ -228,7 +235,14 @@ export function tellNotWatched(recorder: Recorder): void {
               tell(key);
               return Reflect.construct(...call);
             },
-          }),
+          });
+          const { prototype } = original;
+          if (prototype?.constructor === original) {
+            const value = proxy;
+            Reflect.defineProperty(prototype, "constructor", { value });
+          }
+          return proxy;
+        },
       );
     }
   }

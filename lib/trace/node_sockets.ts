@@ -19,6 +19,9 @@ import {
 } from "./recorder.ts";
 import { type Any, prototypeWith, replace } from "./replace.ts";
 
+/** What came of a call whose socket was closed meanwhile. */
+const UNDONE = ": closed before it was done";
+
 /** Watches them from now on. */
 export function watchNodeSockets(recorder: Recorder): void {
   const { process } = globalThis as Any;
@@ -37,21 +40,22 @@ export function watchNodeSockets(recorder: Recorder): void {
 }
 
 /**
- * Does something before a method, which may change its arguments, and after it.
- * Node's methods return at once, and what comes of them is an event, or is told to
- * a callback.
+ * Does something before a method, which may change its arguments, and after it, if it
+ * has not thrown. Node's methods return at once, and what comes of them is an event,
+ * or is told to a callback.
  */
-function around(
+function around<T>(
   prototype: Any,
   key: string,
-  before: (self: Any, args: Any[], above: unknown) => void,
-  after?: (self: Any) => void,
+  before: (self: Any, args: Any[], above: unknown) => T,
+  after?: (self: Any, found: T | undefined) => void,
 ): void {
   replace(prototype, key, (original) =>
     function watched(...args) {
-      safely(() => before(this, args, watched));
+      let found: T | undefined;
+      safely(() => found = before(this, args, watched));
       const result = original.apply(this, args);
-      if (after) safely(() => after(this));
+      if (after) safely(() => after(this, found));
       return result;
     });
 }
@@ -180,6 +184,13 @@ class NodeSockets {
     this.recorder.fail(failing, error);
   }
 
+  /** It was closed before it was open. */
+  givenUp(socket: object): void {
+    const begun = this.#opening.get(socket);
+    this.#opening.delete(socket);
+    if (begun) this.recorder.end(begun, () => ({ result: UNDONE }));
+  }
+
   /** A callback that tells first what came of a call. */
   calling(
     begun: Begun,
@@ -222,7 +233,7 @@ class NodeSockets {
     const info = this.recorder.info(socket);
     this.waited(socket);
     for (const begun of this.#served.get(socket) ?? []) {
-      this.served(socket, begun, ": closed before it was done");
+      this.served(socket, begun, UNDONE);
     }
     if (info === undefined) return false;
     const wasOpen = this.recorder.close(socket) && !this.#closed.has(info);
@@ -292,14 +303,14 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
     const otherwise = wroteAt.get(self) ??
       (hasWritten.has(self) ? { ...NOWHERE, package: by } : socket.place);
     wroteAt.delete(self);
-    const chunks = bytesOf(isList ? data : [{ chunk: data, encoding }]);
-    const bytes = chunks.length;
+    const chunks = isList ? data : [{ chunk: data, encoding }];
+    const bytes = lengthOf(chunks);
     if (bytes === 0) return; // No system call comes of it.
     hasWritten.add(self);
     const call = { name: "write", socket, isSending: true, otherwise };
     const begun = sockets.begin(call, above);
     if (begun.place.file !== "") socket.wroteAt = begun.place;
-    const result = ` ${bytes} of ${recorder.quote(chunks)}`;
+    const result = ` ${bytes} of ${quoteChunks(recorder, chunks, bytes)}`;
     recorder.wait(begun);
     args[3] = sockets.calling(begun, done, () => ({ result, bytes }));
   });
@@ -318,6 +329,7 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
   around(prototype, "_destroy", (self, [error], above) => {
     const socket = sockets.info(self);
     if (error) sockets.failed(self, error);
+    sockets.givenUp(self);
     if (socket === undefined || !sockets.close(self)) return;
     const name = reset.has(self) ? "reset" : "close";
     const call = { name, socket, isSending: true, otherwise: socket.place };
@@ -404,15 +416,15 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
     const begun = sockets.begin(call, above);
     const done = args.at(-1);
     if (typeof done !== "function") {
-      // If it fails, that is an event.
-      return recorder.end(begun, () => ({ result: ` ${offered}`, bytes }));
+      return () =>
+        recorder.end(begun, () => ({ result: ` ${offered}`, bytes }));
     }
     const result = ` ${bytes} of ${offered}`;
     args[args.length - 1] = sockets.calling(begun, done, () => ({
       result,
       bytes,
     }));
-  });
+  }, (_self, tell) => tell?.());
   around(prototype, "emit", (self, [event, about, from]) => {
     if (event === "listening") {
       sockets.bound(self);
@@ -443,7 +455,7 @@ function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
   const { recorder } = sockets;
   const requests = new WeakMap<object, Begun>();
   /** Answers that are under way, by the sockets that they go to. */
-  const answers = new WeakMap<object, { begun: Begun; data: Uint8Array }>();
+  const answers = new WeakMap<object, (() => void)>();
   const bytesRead = new WeakMap<object, number>();
   const socketOf = new WeakMap<object, object>();
   /** A short answer is not written by the socket, but by what that stands on. */
@@ -468,7 +480,10 @@ function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
           isSending: true,
         };
         const begun = sockets.begin(call, above);
-        answers.set(to, { begun, data: bytesOf([{ chunk, encoding }]) });
+        const chunks = [{ chunk, encoding }];
+        const bytes = lengthOf(chunks);
+        const result = ` ${bytes} of ${quoteChunks(recorder, chunks, bytes)}`;
+        answers.set(to, () => sockets.served(to, begun, result, bytes));
         sockets.serves(to, begun);
       });
     }
@@ -485,12 +500,7 @@ function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
   });
   channels.subscribe("http.server.response.finish", (event: Any) => {
     const { request, response, socket } = event;
-    const answer = answers.get(socket);
-    if (answer) {
-      const { length } = answer.data;
-      const result = ` ${length} of ${recorder.quote(answer.data)}`;
-      sockets.served(socket, answer.begun, result, length);
-    }
+    answers.get(socket)?.();
     const before = bytesRead.get(socket) ?? 0;
     bytesRead.set(socket, socket.bytesRead);
     const begun = requests.get(request);
@@ -520,26 +530,56 @@ function nodeAddress(hostname: Any, port: Any): string {
     : formatAddress({ hostname: String(hostname), port });
 }
 
-/** The bytes of chunks, which may be strings. */
-function bytesOf(chunks: { chunk: Any; encoding: string }[]): Uint8Array {
-  // Not the global one: it is made when it is asked for, and then microtasks run.
-  const { Buffer } = (globalThis as Any).process.getBuiltinModule(
-    "node:buffer",
+/** A chunk that is written, which may be a string. */
+interface Chunk {
+  chunk: Any;
+  encoding?: string;
+}
+
+// Not the global one: it is made when it is asked for, and then microtasks run.
+const { Buffer } = (globalThis as Any).process.getBuiltinModule("node:buffer");
+
+/** The bytes of a chunk, or at least the first ones if it is long. */
+function bytesOf({ chunk, encoding = "utf8" }: Chunk, most = Infinity) {
+  if (typeof chunk !== "string") {
+    const length = Math.min(chunk.byteLength, most);
+    return Buffer.from(chunk.buffer, chunk.byteOffset, length);
+  }
+  const isShort = /^(hex|base64)/i.test(encoding); // Fewer bytes than characters.
+  return Buffer.from(
+    isShort ? chunk : chunk.slice(0, most),
+    encoding === "buffer" ? "utf8" : encoding,
   );
-  return Buffer.concat(
-    chunks.map(({ chunk, encoding }) =>
-      typeof chunk === "string"
-        ? Buffer.from(chunk, encoding === "buffer" ? "utf8" : encoding)
-        : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
-    ),
+}
+
+function lengthOf(chunks: Chunk[]): number {
+  return chunks.reduce(
+    (sum, { chunk, encoding }) => sum + Buffer.byteLength(chunk, encoding),
+    0,
   );
+}
+
+/** The first bytes of some chunks, and how many all of them have. */
+function quoteChunks(
+  recorder: Recorder,
+  chunks: Chunk[],
+  length: number,
+): string {
+  const most = recorder.mostShown + 8; // A number may stand before them.
+  const first: Uint8Array[] = [];
+  for (let i = 0, sum = 0; i < chunks.length && sum < most; i++) {
+    const bytes = bytesOf(chunks[i]!, most);
+    first.push(bytes);
+    sum += bytes.length;
+  }
+  return recorder.quote(Buffer.concat(first), length);
 }
 
 /** What `send` was given: data, perhaps a part of it, and where it goes. */
 function sendOf(args: Any[]): { data: Uint8Array; target?: string } {
   const [message, ...rest] = args.filter((it) => typeof it !== "function");
   const list = Array.isArray(message) ? message : [message];
-  const all = bytesOf(list.map((chunk) => ({ chunk, encoding: "utf8" })));
+  const all = Buffer.concat(list.map((chunk: Any) => bytesOf({ chunk })));
   const numbers = rest.findIndex((it) => typeof it !== "number");
   const count = numbers === -1 ? rest.length : numbers;
   // (offset, length, port), (offset, length) of a connected socket, or (port).

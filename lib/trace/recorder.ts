@@ -118,6 +118,9 @@ export interface Outcome {
   error?: unknown;
 }
 
+/** Deno's: a program may put another one in its place. */
+const NativePromise = Promise;
+
 /** Is told a call, and the error that it has thrown, if it has. */
 export type Report = (call: SocketCall, error?: unknown) => void;
 
@@ -137,6 +140,8 @@ export interface RecorderOptions {
   hasPlaces?: boolean;
   /** Asked before each call. */
   gate?: Gate | undefined;
+  /** Called when a call begins to wait, and no other one does. */
+  onWait?: () => void;
 }
 
 /**
@@ -148,8 +153,9 @@ export class Recorder {
   readonly gate: Gate | undefined;
   /** The prototypes whose methods it watches already. */
   readonly watched: WeakSet<object> = new WeakSet();
+  /** How many bytes of what was read or written are shown. */
+  readonly mostShown: number;
   #report: Report;
-  #most: number;
   #hasPlaces: boolean;
   #sockets = new WeakMap<object, SocketInfo>();
   #count = 0;
@@ -158,6 +164,7 @@ export class Recorder {
   #others = new WeakSet<object>();
   #areSeveral = false; // Then each call names its connection.
   #waiting = new Set<Begun>();
+  #onWait: () => void;
 
   /**
    * Nothing is watched yet.
@@ -166,12 +173,14 @@ export class Recorder {
    */
   constructor(
     report: Report,
-    { bytes = 16, hasPlaces = true, gate }: RecorderOptions = {},
+    { bytes = 16, hasPlaces = true, gate, onWait = () => {} }: RecorderOptions =
+      {},
   ) {
     this.#report = report;
-    this.#most = bytes;
+    this.mostShown = bytes;
     this.#hasPlaces = hasPlaces;
     this.gate = gate;
+    this.#onWait = onWait;
   }
 
   /** Where a call stands. */
@@ -238,7 +247,7 @@ export class Recorder {
     done: (value: T, begun: Begun) => Outcome,
     isExpected?: () => boolean,
   ): Promise<T> {
-    if (!(result instanceof Promise)) return result; // It is not Deno's.
+    if (!(result instanceof NativePromise)) return result; // It is not Deno's.
     this.wait(begun);
     return result.then((value) => {
       this.end(begun, () => done(value, begun));
@@ -252,6 +261,7 @@ export class Recorder {
 
   /** From now on it waits. */
   wait(begun: Begun): void {
+    if (this.#waiting.size === 0) this.#onWait();
     this.#waiting.add(begun);
   }
 
@@ -347,9 +357,9 @@ export class Recorder {
       const { byteLength } = all as Uint8Array;
       const count = counted(length ?? byteLength, "byte");
       const isShown = all instanceof Uint8Array && byteLength > 0;
-      if (!isShown || this.#most === 0) return count;
+      if (!isShown || this.mostShown === 0) return count;
       const data = all.subarray(0, length);
-      const quoted = (part: Uint8Array) => quoteBytes(part, this.#most);
+      const quoted = (part: Uint8Array) => quoteBytes(part, this.mostShown);
       if (data[0] !== 0 || data.length < 4) return `${count} ${quoted(data)}`;
       const number = Array.from(
         data.subarray(0, 4),
@@ -426,7 +436,7 @@ export function textOf(
 }
 
 /** The name of a host may contain anything. */
-const oneLine = (text: string) => text.replace(/\p{Cc}+/gu, " ");
+export const oneLine = (text: string): string => text.replace(/\p{Cc}+/gu, " ");
 
 /** What has gone wrong, if that can be said. */
 function reasonOf(error: unknown): string {

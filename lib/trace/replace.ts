@@ -9,6 +9,7 @@ import {
   type Call,
   type Outcome,
   type Recorder,
+  safely,
 } from "./recorder.ts";
 
 /** The originals, of any type: they are called as they are. */
@@ -133,11 +134,26 @@ export function watchSync<T>(
         value = original.apply(this, args);
       } catch (error) {
         if (!isQuiet) recorder.fail(begun, error);
+        safely(() => leaveStack(error, watched));
         throw error;
       }
       recorder.end(begun, () => done(value, begun));
       return value;
     });
+}
+
+/** This file, as stacks name it. */
+const [, HERE = "nowhere"] = new Error().stack?.match(/(\w+:.*?):\d+:\d+/) ??
+  [];
+
+/**
+ * Takes our own line off the stack of an error that Deno has thrown: it would be
+ * shown as the source of the error, if nobody catches that.
+ */
+function leaveStack(error: Any, above: (...args: Any[]) => unknown): void {
+  const frames = String(error.stack).split("\n")
+    .filter((line) => /^ +at /.test(line) && !/\bext:/.test(line));
+  if (frames[0]?.includes(HERE)) Error.captureStackTrace(error, above);
 }
 
 /** The object of a prototype chain that has the property itself. */

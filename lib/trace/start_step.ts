@@ -9,7 +9,7 @@ import { errorText } from "./error_line.ts";
 import { type Link, Mailbox } from "./mailbox.ts";
 import type { Recorder } from "./recorder.ts";
 import { watchSocketCalls } from "./socket_calls.ts";
-import { linePrinter, tellLongWaits } from "./start_trace.ts";
+import { linePrinter, whileCallsWait } from "./start_trace.ts";
 import { Stepper, type StepView } from "./stepper.ts";
 
 /**
@@ -70,7 +70,7 @@ export function startStep(
   });
   const tell = (call: Parameters<Stepper["report"]>[1]) =>
     stepper.report(side, call);
-  const recorder = watchSocketCalls(tell, { gate: stepper });
-  tellLongWaits(recorder);
+  const onWait = whileCallsWait(() => recorder);
+  const recorder: Recorder = watchSocketCalls(tell, { gate: stepper, onWait });
   return { stepper, recorder, mailbox, port };
 }

@@ -8,9 +8,10 @@
 import { placeText } from "./call_site.ts";
 import { onEndSignals } from "./end_signals.ts";
 import { errorLine } from "./error_line.ts";
-import { every } from "./every.ts";
+import { whileNeeded } from "./every.ts";
 import {
   hostTime,
+  oneLine,
   type Recorder,
   type RecorderOptions,
   type Report,
@@ -31,28 +32,41 @@ const SHORT = 1;
  *
  * @param print Gets each call.
  * @param atKill Is called before a signal ends the program: there is no `unload`.
- * @returns What knows them; other kinds of sockets are told to it.
+ * @returns What knows them; other kinds of sockets are told to it. And what leaves
+ * signals alone from now on.
  */
 export function startTrace(
   print: Report = linePrinter(errorLine),
   options?: RecorderOptions,
   atKill?: () => void,
-): Recorder {
-  const recorder = watchSocketCalls(print, options);
+): { recorder: Recorder; leaveSignals: () => void } {
   const signals = onEndSignals(() => recorder.tellWaiting(0, true), atKill);
-  tellLongWaits(recorder, () => signals.arm(recorder.hasWaiting));
-  return recorder;
+  const recorder: Recorder = watchSocketCalls(print, {
+    ...options,
+    onWait: whileCallsWait(() => recorder, (isWaiting) => {
+      signals.arm(isWaiting);
+    }),
+  });
+  return { recorder, leaveSignals: signals.leave };
 }
 
 /**
  * Tells each call that has waited for a second.
  *
- * @param look Is called again and again too.
+ * @param recorder Returns what knows them.
+ * @param look Is told again and again whether any call waits, and at last that none
+ * does.
+ * @returns What a recorder wants to call when one begins to wait.
  */
-export function tellLongWaits(recorder: Recorder, look = () => {}): void {
-  every(LOOK, () => {
-    recorder.tellWaiting(LONG);
-    look();
+export function whileCallsWait(
+  recorder: () => Recorder,
+  look: (isWaiting: boolean) => void = () => {},
+): () => void {
+  return whileNeeded(LOOK, () => {
+    const { hasWaiting } = recorder();
+    recorder().tellWaiting(LONG);
+    look(hasWaiting);
+    return hasWaiting;
   });
 }
 
@@ -83,7 +97,7 @@ export function linePrinter(
     if (call.took >= SHORT && !call.isWaiting) {
       text += ` after ${durationOf(call.took)}`;
     }
-    print(text);
+    print(oneLine(text)); // Names of files, functions and methods may be anything.
   };
 }
 

@@ -7,9 +7,15 @@
 
 import { every } from "./every.ts";
 import { Mailbox } from "./mailbox.ts";
-import { type Begun, type Gate, now, type SocketCall } from "./recorder.ts";
+import {
+  type Begun,
+  type Gate,
+  now,
+  type Recorder,
+  type SocketCall,
+} from "./recorder.ts";
 import { watchSocketCalls } from "./socket_calls.ts";
-import { tellLongWaits } from "./start_trace.ts";
+import { whileCallsWait } from "./start_trace.ts";
 import { stoppedCall } from "./stepper.ts";
 
 /** How often it looks for an answer, in milliseconds. */
@@ -74,5 +80,6 @@ function startStepChild(port: number): void {
   const mailbox = new Mailbox(port);
   const gate = new RemoteGate(mailbox);
   const tell = (done: SocketCall) => mailbox.send({ done });
-  tellLongWaits(watchSocketCalls(tell, { gate }));
+  const onWait = whileCallsWait(() => recorder);
+  const recorder: Recorder = watchSocketCalls(tell, { gate, onWait });
 }

@@ -14,21 +14,27 @@
  */
 
 import { counted } from "../counted.ts";
+import { describeError } from "../error_text.ts";
 import { errorLine } from "./error_line.ts";
+import { isTesting } from "./every.ts";
 import { tellNotWatched, watchHttp } from "./http_calls.ts";
 import { watchNodeSockets } from "./node_sockets.ts";
 import { hostTime, type SocketCall } from "./recorder.ts";
 import { durationOf, linePrinter, startTrace } from "./start_trace.ts";
 import { parseTraceOptions, type TraceOptions } from "./trace_options.ts";
-import { watchWorkers } from "./workers.ts";
+import { standIn, watchWorkers } from "./workers.ts";
 
-/** In a Worker: its number, and when the trace of its program began. */
+/** In a Worker: what the trace of its program says about it. */
 const asked = new URL(import.meta.url).searchParams;
+/** Its number: `2.1` is the first one that the second one has started. */
 const WORKER = asked.get("worker");
 const SINCE = Number(asked.get("since") ?? hostTime());
 
+if (WORKER !== null) standIn(asked.get("at")!);
 const options = readOptions();
-const print = options.out === undefined ? errorLine : fileLine(options.out);
+/** The file to write to, wherever the program goes meanwhile. */
+const filePath = asked.get("out") || absolute(options.out);
+const print = filePath === undefined ? errorLine : fileLine(filePath);
 const tell = options.json
   ? (call: SocketCall) =>
     print(JSON.stringify(WORKER === null ? call : { ...call, worker: WORKER }))
@@ -36,7 +42,7 @@ const tell = options.json
 const summary = new Map<number, Summary>();
 
 if (options.summary) addEventListener("unload", printSummary);
-const recorder = startTrace(
+const { recorder, leaveSignals } = startTrace(
   (call) => {
     if (!isWanted(call)) return;
     tell(call);
@@ -48,9 +54,22 @@ const recorder = startTrace(
 watchNodeSockets(recorder);
 watchHttp(recorder);
 tellNotWatched(recorder);
-if (WORKER === null) {
-  watchWorkers(recorder, `${import.meta.url}?since=${SINCE}&worker=`);
-}
+// A signal is the whole program's, but each of its threads knows only its own
+// listeners.
+if (WORKER !== null) leaveSignals();
+watchWorkers(recorder, (number, module) => {
+  leaveSignals();
+  const url = new URL(import.meta.url);
+  url.search = String(
+    new URLSearchParams({
+      since: String(SINCE),
+      worker: WORKER === null ? String(number) : `${WORKER}.${number}`,
+      at: module,
+      out: filePath ?? "",
+    }),
+  );
+  return url.href;
+});
 
 /** What `SOCKET_TRACE` says, where it may be read. */
 function readOptions(): TraceOptions {
@@ -65,16 +84,28 @@ function readOptions(): TraceOptions {
   }
 }
 
-/** Writes lines into a new file. */
+function absolute(path?: string): string | undefined {
+  return path?.startsWith("/") ? path : path && `${Deno.cwd()}/${path}`;
+}
+
+/** Writes lines into a new file. (Under `deno test` each test file has a trace.) */
 function fileLine(path: string): (line: string) => void {
   const may = Deno.permissions.querySync({ name: "write", path }).state;
-  if (may !== "granted") {
-    errorLine(`SOCKET_TRACE: out=${path} needs --allow-write=${path}`);
-    Deno.exit(2);
+  if (may !== "granted") return refuse(`needs --allow-write=${options.out}`);
+  try {
+    const truncate = WORKER === null && !isTesting();
+    const create = WORKER === null;
+    if (truncate) Deno.writeTextFileSync(path, "");
+    const file = Deno.openSync(path, { append: true, create });
+    return (line) => errorLine(line, file);
+  } catch (error) {
+    return refuse(describeError(error));
   }
-  if (WORKER === null) Deno.writeTextFileSync(path, "");
-  const file = Deno.openSync(path, { append: true });
-  return (line) => errorLine(line, file);
+}
+
+function refuse(reason: string): never {
+  errorLine(`SOCKET_TRACE: out=${options.out} ${reason}`);
+  Deno.exit(2);
 }
 
 /** Whether a call has one of the names, or one of the ports. */

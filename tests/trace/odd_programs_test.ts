@@ -156,16 +156,16 @@ Deno.test("trace leaves a signal to a program with a Worker", async () => {
   const start = `
     const worker = new Worker(new URL("worker.ts", import.meta.url), { type: "module" });
     const message = () => new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
-    console.log(await message());`;
+    const waits = await message();
+    setTimeout(() => Deno.exit(6), 10_000);`;
   const own = `${start}
     Deno.addSignalListener("SIGINT", async () => {
       worker.postMessage("?");
       console.log(await message());
       Deno.exit(5);
     });
-    setTimeout(() => Deno.exit(6), 10_000);`;
-  const none = `${start}
-    setTimeout(() => Deno.exit(6), 10_000);`;
+    console.log(waits);`;
+  const none = `${start} console.log(waits);`;
   /** Sends SIGINT when its Worker waits. */
   const end = async (file: string, flags: string[]) => {
     await using child = new Deno.Command(Deno.execPath(), {

@@ -35,24 +35,37 @@ export function startDiagram(): (forMermaid: boolean) => Promise<string> {
 
   return async (forMermaid) => {
     await Promise.all(reading);
-    // One that could not begin has said why.
-    if (!server.some(({ isOpening }) => isOpening)) return "";
-    const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
-    const relay = relayPorts([...client, ...server]);
-    markLost([...client, ...server], relay);
-    const own = client.filter((it) => it.at >= ready && !it.isOfLib);
-    // Where datagrams are lost, it matters when they are sent again.
-    const hasTimes = relay.size > 0;
-    const notes = whoIsWhere(own, server, relay);
-    const diagram = new SequenceDiagram({ hasTimes, notes });
-    const draw = (side: "client" | "server", calls: SocketCall[]) =>
-      calls.forEach((call) =>
-        diagram.lane(side)({ ...call, what: wordsOf(call, relay) })
-      );
-    draw("server", server);
-    draw("client", own);
-    return forMermaid ? diagram.mermaid() : diagram.draw();
+    return drawCalls(client, server, forMermaid);
   };
+}
+
+/**
+ * Draws what both sides have done since the server was ready.
+ *
+ * @returns `""` if there was no server.
+ */
+export function drawCalls(
+  client: SocketCall[],
+  server: SocketCall[],
+  forMermaid = false,
+): string {
+  // One that could not begin has said why.
+  if (!server.some(({ isOpening }) => isOpening)) return "";
+  const ready = server.reduce((at, call) => Math.min(at, call.at), Infinity);
+  const relay = relayPorts([...client, ...server]);
+  markLost([...client, ...server], relay);
+  const own = client.filter((it) => it.at >= ready && !it.isOfLib);
+  // Where datagrams are lost, it matters when they are sent again.
+  const hasTimes = relay.size > 0;
+  const notes = whoIsWhere(own, server, relay);
+  const diagram = new SequenceDiagram({ hasTimes, notes });
+  const draw = (side: "client" | "server", calls: SocketCall[]) =>
+    calls.forEach((call) =>
+      diagram.lane(side)({ ...call, what: wordsOf(call, relay) })
+    );
+  draw("server", server);
+  draw("client", own);
+  return forMermaid ? diagram.mermaid() : diagram.draw();
 }
 
 /** What a call was, and with which client where there are several. */

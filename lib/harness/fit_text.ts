@@ -4,7 +4,7 @@
  * @module
  */
 
-import { widthOf, wrapText } from "./text_width.ts";
+import { widthOf, wrapText } from "../text_width.ts";
 
 /** What colors a text, and takes no column. */
 // deno-lint-ignore no-control-regex

@@ -8,7 +8,7 @@
 
 import { bold, cyan } from "@std/fmt/colors";
 import { isColored, terminalSize } from "./terminal.ts";
-import { padText, wrapText } from "./text_width.ts";
+import { padText, wrapText } from "../text_width.ts";
 
 /** One row of a diagram: what one side did, and when. */
 export interface SequenceEvent {
@@ -241,7 +241,9 @@ function listEvent(
   const time = timeOf ? `${timeOf(event)} ms ` : "";
   const to = !toPeer ? "" : isLost ? " --x" : " -->";
   const who = what === "" ? "later" : `${side}${to}`;
-  const after = states ? ` [${states.client}, ${states.server}]` : "";
+  const known = Object.entries(states ?? {})
+    .flatMap(([side, state]) => state === "" ? [] : `${side} ${state}`);
+  const after = known.length > 0 ? ` [${known.join(", ")}]` : "";
   return wrapText(`${time}${who} ${what}${after}`, Math.max(columns, 20) - 2)
     .map((line, i) => i === 0 ? line : `  ${line}`);
 }

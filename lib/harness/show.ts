@@ -23,6 +23,9 @@ const NOTHING: Show = {
   finish: () => Promise.resolve(""),
 };
 
+/** What is said behind the tables of a demo that somebody has gone through. */
+const STEPPED = "(It was stopped, so its times and rates are not its own.)";
+
 /**
  * Loads what shows the socket calls, unless `--quiet` is given: then it costs
  * nothing. What a child does is shown by its parent.
@@ -34,10 +37,7 @@ export async function startShow(
   show: Mode["show"],
   { quiet, mermaid, step, child }: Record<string, unknown>,
 ): Promise<Show> {
-  if (step) {
-    await startSteps(show);
-    return NOTHING;
-  }
+  if (step) return { ...NOTHING, finish: await startSteps(show) };
   if (show === "diagram" && !quiet) {
     const { startDiagram } = await import("./diagram.ts");
     const draw = startDiagram();
@@ -59,8 +59,11 @@ export async function startShow(
   return NOTHING;
 }
 
-/** Stops before each call: of a demo's two processes, or of this one. */
-async function startSteps(show: Mode["show"]) {
+/**
+ * Stops before each call: of a demo's two processes, or of this one. Returns what
+ * ends that, as `finish` does.
+ */
+async function startSteps(show: Mode["show"]): Promise<Show["finish"]> {
   const { canStep, startStep, traceView } = await import(
     "../trace/start_step.ts"
   );
@@ -68,6 +71,10 @@ async function startSteps(show: Mode["show"]) {
     const streams = "standard input and standard error";
     throw new UsageError(`--step: ${streams} must be a terminal`);
   }
-  if (show === "diagram") (await import("./step_demo.ts")).startStepDemo();
-  else startStep(traceView());
+  if (show === "diagram") {
+    return (await import("./step_demo.ts")).startStepDemo();
+  }
+  startStep(traceView());
+  const isTable = show === "table";
+  return isTable ? () => Promise.resolve(STEPPED) : NOTHING.finish;
 }

@@ -6,7 +6,7 @@
 
 import { bold } from "@std/fmt/colors";
 import { isColored, terminalSize } from "./terminal.ts";
-import { widthOf, wrapText } from "./text_width.ts";
+import { widthOf, wrapText } from "../text_width.ts";
 
 /** What `grouped` or `toFixed` may have made of a number. */
 const NUMBER = /^-?\d{1,3}(,\d{3})*(\.\d+)?$/;

@@ -13,7 +13,7 @@ import {
   type TcpRow,
 } from "../lab/tcp_table.ts";
 import type { SequenceEvent, Side } from "./sequence_diagram.ts";
-import { wrapText } from "./text_width.ts";
+import { wrapText } from "../text_width.ts";
 
 /** What a state says of the end that is in it. */
 const MEANINGS: Record<string, string> = {

@@ -74,12 +74,13 @@ function watchReadable(
   const read = async (controller: ReadableByteStreamController) => {
     const call = { name: "read", socket, otherwise: next ?? gotAt };
     const begun = recorder.begin(call);
-    if (recorder.gate) await recorder.gate.pass(begun);
     const request = controller.byobRequest!;
     isReading = true;
-    recorder.wait(begun);
     try {
-      const { value, done } = await reader.read(request.view as Any);
+      const { value, done } = await recorder.pass(begun, () => {
+        recorder.wait(begun);
+        return reader.read(request.view as Any);
+      });
       isReading = false;
       if (isCancelled) return recorder.forget(begun); // That ends a read as well.
       next ??= begun.place; // A read that wants more goes on at once.
@@ -143,14 +144,15 @@ function watchWritable(
       const offered = recorder.quote(chunk);
       const call = { name: "write", socket, isSending: true, otherwise };
       const begun = recorder.begin(call);
-      if (recorder.gate) await recorder.gate.pass(begun);
-      recorder.wait(begun);
       const failed = (error: unknown) => {
         recorder.fail(begun, error);
         closedBy(recorder, conn, closing(begun.place));
       };
       try {
-        await writer.write(chunk);
+        await recorder.pass(begun, () => {
+          recorder.wait(begun);
+          return writer.write(chunk);
+        });
       } catch (error) {
         failed(error);
         throw error;

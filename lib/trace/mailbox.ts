@@ -18,6 +18,9 @@ export type Message =
   /** A line of the other process; `null` when it has ended. */
   | { from: string | null };
 
+/** How long the last messages may take, in milliseconds. */
+const FLUSH_TIME = 500;
+
 /** How it is connected with another process. */
 export type Link = "listen" | number | undefined;
 
@@ -52,8 +55,11 @@ async function lines(readable, key) {
 }
 async function talk(conn) {
   const writer = conn.writable.getWriter();
-  port.on("message", (text) =>
-    writer.write(new TextEncoder().encode(text)).catch(() => {}));
+  port.on("message", async (text) => {
+    await writer.write(new TextEncoder().encode(text)).catch(() => {});
+    Atomics.add(flag, 1, 1);
+    Atomics.notify(flag, 1);
+  });
   await lines(conn.readable, "from");
 }
 const hostname = "127.0.0.1";
@@ -73,7 +79,9 @@ else {
  */
 export class Mailbox {
   #port: Any;
-  #flag = new Int32Array(new SharedArrayBuffer(4));
+  /** How many messages have come, and how many have gone to the other process. */
+  #flag = new Int32Array(new SharedArrayBuffer(8));
+  #sent = 0;
   #receive: (port: Any) => { message: Message } | undefined;
 
   /**
@@ -120,6 +128,18 @@ export class Mailbox {
 
   /** Tells the other process a line. */
   send(message: unknown): void {
+    this.#sent++;
     this.#port.postMessage(`${JSON.stringify(message)}\n`);
+  }
+
+  /** Stands still until all have gone, at the end of the program. */
+  flush(): void {
+    const end = performance.now() + FLUSH_TIME;
+    while (true) {
+      const gone = Atomics.load(this.#flag, 1);
+      const left = end - performance.now();
+      if (gone >= this.#sent || left <= 0) return;
+      Atomics.wait(this.#flag, 1, gone, left);
+    }
   }
 }

@@ -126,10 +126,28 @@ export type Report = (call: SocketCall, error?: unknown) => void;
 
 /** Lets a call happen when somebody says so. */
 export interface Gate {
-  /** For a call that returns a promise. */
-  pass(call: Begun): Promise<void>;
+  /** For a call that returns a promise: makes it then. */
+  pass<T>(call: Begun, make: () => Promise<T>): Promise<T>;
   /** For a call that returns at once: the process stops. */
   passSync(call: Begun): void;
+}
+
+/**
+ * Holds back a call that returns a promise.
+ *
+ * @returns What the program gets, and what makes the call: at once, although the
+ * program may stand still in another one.
+ */
+export function holdBack<T>(
+  begun: Begun,
+  make: () => Promise<T>,
+): { promise: Promise<T>; go: () => void } {
+  const { promise, resolve } = Promise.withResolvers<T>();
+  const go = () => {
+    begun.since = now(); // It has not waited yet.
+    resolve(Promise.try(make));
+  };
+  return { promise, go };
 }
 
 /** What is told of calls. */
@@ -238,6 +256,11 @@ export class Recorder {
     const place = this.place(otherwise, above);
     const since = now();
     return { name, target, socket, isSending, place, since, isTold: false };
+  }
+
+  /** Makes a call that returns a promise, when it may happen. */
+  pass<T>(begun: Begun, make: () => Promise<T>): Promise<T> {
+    return this.gate ? this.gate.pass(begun, make) : make();
   }
 
   /** Watches a call until it is done, and passes on what comes of it. */

@@ -100,19 +100,15 @@ export function watchCall<T>(
   key: string,
   about: Describe<T>,
 ): void {
-  const { gate } = recorder;
   replace(owner, key, (original) =>
     function watched(...args) {
       const both = describe(recorder, about, this, args, watched);
       if (both === undefined) return original.apply(this, args);
       const [{ done, isExpected }, begun] = both;
-      if (gate !== undefined) {
-        return gate.pass(begun).then(() =>
-          recorder.follow(begun, original.apply(this, args), done, isExpected)
-        );
-      }
-      const result = original.apply(this, args);
-      return recorder.follow(begun, result, done, isExpected);
+      return recorder.pass(begun, () => {
+        const result = original.apply(this, args);
+        return recorder.follow(begun, result, done, isExpected);
+      });
     });
 }
 

@@ -4,10 +4,13 @@
  * @module
  */
 
+import { foldText } from "../text_width.ts";
 import { onEndSignals } from "./end_signals.ts";
 import { errorText } from "./error_line.ts";
+import { holdTimers } from "./hold_timers.ts";
 import { type Link, Mailbox } from "./mailbox.ts";
-import type { Recorder } from "./recorder.ts";
+import { type Recorder, safely } from "./recorder.ts";
+import { replace } from "./replace.ts";
 import { watchSocketCalls } from "./socket_calls.ts";
 import { linePrinter, whileCallsWait } from "./start_trace.ts";
 import { Stepper, type StepView } from "./stepper.ts";
@@ -23,17 +26,49 @@ export function canStep(): boolean {
   return isTerminal;
 }
 
+/** So many calls are told after somebody has said to run on. */
+const MOST_AFTER = 100;
+
 /** What is told of this process alone: the lines of its trace. */
 export function traceView(): StepView {
   let text = "";
   const print = linePrinter((line) => text = line);
+  const columns = terminalColumns();
+  let after = 0;
   return {
-    write: errorText,
-    textOf(_side, call) {
+    write: freshLines(),
+    textOf(_side, call, _rows, isRunningOn) {
+      if (isRunningOn && ++after > MOST_AFTER) {
+        return after === MOST_AFTER + 1 ? "(later calls are not told)" : "";
+      }
       print(call);
-      return text;
+      return foldText(text, columns).join("\n");
     },
-    columns: terminalColumns(),
+    columns,
+  };
+}
+
+/**
+ * Writes on standard error, in a new line where the program has begun one: its output
+ * is on the same terminal.
+ */
+export function freshLines(): (text: string) => void {
+  let isInLine = false;
+  const note = (data: Uint8Array) => {
+    if (data.length > 0) isInLine = data.at(-1) !== "\n".charCodeAt(0);
+  };
+  for (const stream of [Deno.stdout, Deno.stderr]) {
+    for (const key of ["write", "writeSync"]) {
+      replace(stream, key, (original) =>
+        function (data, ...args) {
+          safely(() => note(data));
+          return original.call(stream, data, ...args);
+        });
+    }
+  }
+  return (text) => {
+    errorText(isInLine ? `\n${text}` : text);
+    isInLine = false;
   };
 }
 
@@ -68,6 +103,7 @@ export function startStep(
     }
     isHeard = false;
   });
+  holdTimers(() => stepper.movedFor);
   const tell = (call: Parameters<Stepper["report"]>[1]) =>
     stepper.report(side, call);
   const onWait = whileCallsWait(() => recorder);

@@ -10,6 +10,7 @@ import { Mailbox } from "./mailbox.ts";
 import {
   type Begun,
   type Gate,
+  holdBack,
   now,
   type Recorder,
   type SocketCall,
@@ -33,25 +34,24 @@ class RemoteGate implements Gate {
     every(ANSWER_LOOK, () => this.#look(0));
   }
 
-  pass(begun: Begun): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#ask(begun, resolve, false);
+  pass<T>(begun: Begun, make: () => Promise<T>): Promise<T> {
+    if (this.#isRunningOn) return make();
+    const { promise, go } = holdBack(begun, make);
+    this.#ask(begun, go, false);
     return promise;
   }
 
   passSync(begun: Begun): void {
+    if (this.#isRunningOn) return;
     let isGone = false;
     this.#ask(begun, () => isGone = true, true);
     while (!isGone) this.#look(ANSWER_LOOK);
+    begun.since = now(); // It has not waited yet.
   }
 
   #ask(begun: Begun, go: () => void, isSync: boolean): void {
-    if (this.#isRunningOn) return go();
     const stop = ++this.#count;
-    this.#asked.set(stop, () => {
-      begun.since = now(); // It has not waited yet.
-      go();
-    });
+    this.#asked.set(stop, go);
     this.#mailbox.send({ stop, call: stoppedCall(begun, "server"), isSync });
   }
 
@@ -78,6 +78,7 @@ startStepChild(Number(new URL(import.meta.url).searchParams.get("port")));
 
 function startStepChild(port: number): void {
   const mailbox = new Mailbox(port);
+  addEventListener("unload", () => mailbox.flush());
   const gate = new RemoteGate(mailbox);
   const tell = (done: SocketCall) => mailbox.send({ done });
   const onWait = whileCallsWait(() => recorder);

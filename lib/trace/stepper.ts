@@ -5,16 +5,24 @@
  */
 
 import { plainAddress } from "../address.ts";
+import { counted } from "../counted.ts";
 import {
   catSync,
   describeRow,
   parseTcpTable,
   type TcpRow,
 } from "../lab/tcp_table.ts";
+import { cutText, foldText } from "../text_width.ts";
 import { type Place, placeText } from "./call_site.ts";
 import { every } from "./every.ts";
 import type { Mailbox, Message } from "./mailbox.ts";
-import { type Begun, type Gate, now, type SocketCall } from "./recorder.ts";
+import {
+  type Begun,
+  type Gate,
+  holdBack,
+  now,
+  type SocketCall,
+} from "./recorder.ts";
 import type { Any } from "./replace.ts";
 
 /** A call that has not happened yet. */
@@ -29,6 +37,8 @@ export interface StoppedCall {
   place: Place;
   /** The number of its socket; 0 if it has none. */
   socket: number;
+  /** Whether it sends something to the other side. */
+  isSending: boolean;
   /** The addresses of its socket, or `""`. */
   own: string;
   /** The other side's, or `""`. */
@@ -37,9 +47,9 @@ export interface StoppedCall {
 
 /** What a stopped call is, for another process too. */
 export function stoppedCall(begun: Begun, side: string): StoppedCall {
-  const { name, target = "", place, socket } = begun;
+  const { name, target = "", place, socket, isSending } = begun;
   const { number = 0, own = "", peer = "" } = socket ?? {};
-  return { side, name, target, place, socket: number, own, peer };
+  return { side, name, target, place, socket: number, isSending, own, peer };
 }
 
 /** How a stepper shows what goes on. */
@@ -47,15 +57,19 @@ export interface StepView {
   /** Writes text, which need not be whole lines. */
   write(text: string): void;
   /**
-   * What a call has come to, in one line or more.
+   * What a call has come to, in one line or more; `""` if that is not shown.
    *
-   * @param rows Asks the kernel for its lists.
+   * @param rows The kernel's lists, where they tell anything of it.
+   * @param isRunningOn Whether calls are not stopped any more.
    */
   textOf(
     side: string,
     call: SocketCall,
-    rows: () => TcpRow[] | undefined,
+    rows: TcpRow[] | undefined,
+    isRunningOn: boolean,
   ): string;
+  /** Is told each call that has returned, before it is shown. */
+  hears?(side: string, call: SocketCall): void;
   /** How wide the terminal is. */
   columns: number;
 }
@@ -66,8 +80,12 @@ const QUIET = 60;
 const BUSY_QUIET = 700;
 /** How often a stepper looks around, in milliseconds. */
 const STEP_LOOK = 15;
+/** How long the other process's word for something earlier may take. */
+const HOLD = 25;
 /** Closed connections that are shown as long as the kernel has them. */
 const MOST_CLOSED = 2;
+/** How many sockets and calls are shown, so that they fit on a screen. */
+const [MOST_SOCKETS, MOST_CALLS] = [6, 4];
 
 /** A call, and how to let it happen. */
 interface Stopped {
@@ -87,21 +105,34 @@ interface Shown {
   isClosed: boolean;
 }
 
+/** A call that has returned, and what the kernel had then. */
+interface Returned {
+  side: string;
+  call: SocketCall;
+  rows: TcpRow[] | undefined;
+  /** When it was heard of. */
+  since: number;
+}
+
 /**
  * Stops each call, shows it with its line of source and with what the kernel knows
  * of all sockets, and lets it happen when somebody presses Enter. What is typed
- * while no call is stopped is for the program itself. Timers go on meanwhile.
+ * while no call is stopped is for the program itself.
  */
 export class Stepper implements Gate {
   #mailbox: Mailbox;
   #view: StepView;
   #side: string;
   #stopped: Stopped[] = [];
+  #waiting: StoppedCall[] = []; // They were let go, and have not returned.
+  #returned: Returned[] = []; // They are shown when it is known what was earlier.
   #shown: Shown[] = [];
+  #sides = new Set<string>(); // The processes that are stepped.
   #news = 0; // When something has happened last.
+  #moved = 0; // How long no call was stopped, until the last one was.
+  #movesSince = now();
   #isAsked = false;
   #lastSide = ""; // Whose call has happened last.
-  #begun = new Map<string, number>(); // How many calls of a side may still wait.
   #isExplained = false;
   #isRunningOn = false;
   #onSignal: (signal: "SIGINT" | "SIGTERM") => void;
@@ -130,19 +161,22 @@ export class Stepper implements Gate {
     this.#input.takeOver(() => this.#look(STEP_LOOK));
   }
 
-  /** What to do with what another process says. */
+  /** What to do with what another process says; `null` is its end. */
   set onPeer(listener: (message: Any) => void) {
     this.#onPeer = listener;
   }
 
+  /** For how long no call was stopped, so far, in milliseconds. */
+  get movedFor(): number {
+    return this.#moved +
+      (this.#stopped.length > 0 ? 0 : now() - this.#movesSince);
+  }
+
   /** For a call that returns a promise: the rest of the program goes on. */
-  pass(begun: Begun): Promise<void> {
-    if (this.#isRunningOn || begun.place.isOfLib) return Promise.resolve();
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.stop(stoppedCall(begun, this.#side), () => {
-      begun.since = now(); // It has not waited yet.
-      resolve();
-    });
+  pass<T>(begun: Begun, make: () => Promise<T>): Promise<T> {
+    if (this.#isRunningOn || begun.place.isOfLib) return make();
+    const { promise, go } = holdBack(begun, make);
+    this.stop(stoppedCall(begun, this.#side), go);
     return promise;
   }
 
@@ -152,14 +186,15 @@ export class Stepper implements Gate {
     let isGone = false;
     this.stop(stoppedCall(begun, this.#side), () => isGone = true, true);
     while (!isGone) this.#look(STEP_LOOK);
-    begun.since = now();
+    begun.since = now(); // It has not waited yet.
   }
 
   /** Stops a call, of this process or of another one. */
   stop(call: StoppedCall, go: () => void, isSync = false): void {
     if (this.#isRunningOn) return go();
+    this.#moved = this.movedFor;
     this.#stopped.push({ call, go, isSync });
-    this.#begun.set(call.side, this.#begun.get(call.side) ?? 0);
+    this.#sides.add(call.side);
     this.#news = now();
     if (this.#isAsked) this.#view.write("\n"); // It is asked again, with this one.
     this.#isAsked = false;
@@ -168,6 +203,7 @@ export class Stepper implements Gate {
 
   /** Shows what a call has come to. */
   report(side: string, call: SocketCall): void {
+    if (!call.isWaiting) this.#view.hears?.(side, call);
     if (call.isOfLib) return; // It plays the network.
     // While somebody is asked, all of the program waits.
     if (call.isWaiting && this.#stopped.length > 0) return;
@@ -176,24 +212,51 @@ export class Stepper implements Gate {
       it.side === side && it.number === number && !it.isClosed
     );
     const isDatagram = known?.isDatagram ?? name === "socket, bind";
+    const isClosing = /^(close|reset)(?!Write)/.test(name);
     if (call.isOpening) {
       const isClosed = false;
       this.#shown.push({ side, number, own, peer, isDatagram, isClosed });
-    } else if (known && /^(close|reset)(?!Write)/.test(name)) {
-      known.isClosed = true;
-    }
-    if (!call.isWaiting) {
-      const begun = this.#begun.get(side) ?? 0;
-      this.#begun.set(side, Math.max(begun - 1, 0));
-    }
+    } else if (known && isClosing) known.isClosed = true;
+    if (!call.isWaiting) this.#hasReturned(side, call, isClosing);
+    // UDP has no states. Who runs on does not wait until they can be read.
+    const hasStates = !isDatagram && !this.#isRunningOn;
+    const rows = hasStates ? this.#rows() : undefined;
+    this.#returned.push({ side, call, rows, since: now() });
     this.#news = now();
+    if (side === this.#side) this.#listen();
+  }
+
+  /** The call waits no more; those of a socket that is closed do not either. */
+  #hasReturned(side: string, call: SocketCall, isClosing: boolean): void {
+    const isThis = (it: StoppedCall) =>
+      it.side === side && it.name === call.name &&
+      (it.socket === call.socket || it.socket === 0 || call.isOpening);
+    const at = this.#waiting.findIndex(isThis);
+    if (at !== -1) this.#waiting.splice(at, 1);
+    if (!isClosing) return;
+    this.#waiting = this.#waiting.filter((it) =>
+      it.side !== side || it.socket !== call.socket
+    );
+  }
+
+  /** What another process has done before is heard of a moment later. */
+  #listen(): void {
+    const isAlone = this.#sides.size < 2;
+    const end = isAlone || this.#isRunningOn ? 0 : now() + HOLD;
+    for (let left = end - now(); left > 0; left = end - now()) this.#take(left);
+    this.#show();
+  }
+
+  /** Shows what has returned, in the order in which it happened. */
+  #show(): void {
+    if (this.#returned.length === 0) return;
     this.#unask();
-    const text = this.#view.textOf(
-      side,
-      call,
-      () => isDatagram ? undefined : this.#rows(),
-    ); // UDP has no states.
-    this.#view.write(`${text}\n`);
+    const all = this.#returned.splice(0)
+      .toSorted((a, b) => a.call.at - b.call.at);
+    for (const { side, call, rows } of all) {
+      const text = this.#view.textOf(side, call, rows, this.#isRunningOn);
+      if (text !== "") this.#view.write(`${text}\n`);
+    }
   }
 
   /** Removes the question, to write something else in its place. */
@@ -204,25 +267,32 @@ export class Stepper implements Gate {
 
   /** Takes messages, and asks what to do if nothing else happens. */
   #look(wait: number): void {
-    for (const message of this.#mailbox.takeAll(wait)) this.#handle(message);
+    this.#take(wait);
+    const [first] = this.#returned;
+    if (first && (this.#isRunningOn || now() - first.since >= HOLD)) {
+      this.#show();
+    }
     if (this.#stopped.length === 0 || this.#isAsked) return;
     const quiet = this.#isBusy() ? BUSY_QUIET : QUIET;
     if (now() - this.#news >= quiet) this.#ask();
   }
 
+  #take(wait: number): void {
+    for (const message of this.#mailbox.takeAll(wait)) this.#handle(message);
+  }
+
   /** Whether a process has neither a call that is stopped, nor one that waits. */
   #isBusy(): boolean {
-    const sides = this.#stopped.map(({ call }) => call.side);
-    return !this.#input.isWanted &&
-      [...this.#begun].some(([side, count]) =>
-        count === 0 && !sides.includes(side)
-      );
+    if (this.#input.isWanted) return false;
+    const sides = [...this.#stopped.map(({ call }) => call), ...this.#waiting]
+      .map(({ side }) => side);
+    return [...this.#sides].some((side) => !sides.includes(side));
   }
 
   #handle(message: Message): void {
     if ("from" in message) {
-      if (message.from !== null) this.#onPeer(JSON.parse(message.from));
-      else this.#begun.clear(); // It has ended, and is not waited for.
+      if (message.from === null) this.#forgetPeer();
+      this.#onPeer(message.from && JSON.parse(message.from));
     } else if ("signal" in message) {
       this.#runOn();
       this.#onSignal(message.signal);
@@ -237,6 +307,18 @@ export class Stepper implements Gate {
     }
   }
 
+  /** The other process has ended: none of its calls will happen. */
+  #forgetPeer(): void {
+    const isOwn = ({ side }: { side: string }) => side === this.#side;
+    this.#show(); // Nothing else will be heard of it.
+    this.#sides.clear();
+    this.#waiting = this.#waiting.filter(isOwn);
+    const count = this.#stopped.length;
+    this.#stopped = this.#stopped.filter(({ call }) => isOwn(call));
+    if (this.#stopped.length < count) this.#unask();
+    if (count > 0) this.#moveOn();
+  }
+
   /** What is typed while no call is stopped is the program's, if it reads it. */
   #passInput(): void {
     if (this.#stopped.length > 0 || !this.#input.isWanted) return;
@@ -244,11 +326,13 @@ export class Stepper implements Gate {
   }
 
   #runOn(): void {
+    this.#show();
     this.#isRunningOn = true;
     if (this.#isAsked) this.#view.write("\n");
     this.#isAsked = false;
-    this.#timer.unref();
-    for (const { go } of this.#stopped.splice(0)) go();
+    const all = this.#stopped.splice(0);
+    if (all.length > 0) this.#moveOn();
+    for (const { go } of all) go();
     this.#passInput();
   }
 
@@ -266,26 +350,37 @@ export class Stepper implements Gate {
     this.#view.write(`no such call: ${JSON.stringify(word)}\n`);
   }
 
+  /** Where no call is stopped any more, time goes on, and nothing is awaited. */
+  #moveOn(): void {
+    if (this.#stopped.length > 0) return;
+    this.#movesSince = now();
+    this.#timer.unref();
+  }
+
   #letGo(it: Stopped): void {
     this.#stopped.splice(this.#stopped.indexOf(it), 1);
-    if (this.#stopped.length === 0) this.#timer.unref();
-    const { side } = it.call;
+    this.#moveOn();
     this.#news = now();
-    this.#lastSide = side;
-    this.#begun.set(side, (this.#begun.get(side) ?? 0) + 1);
+    this.#lastSide = it.call.side;
+    if (!it.isSync) this.#waiting.push(it.call);
     it.go();
   }
 
   /**
-   * The calls of one side after those of the other. Where a process stands still,
-   * only that call: its others could not return.
+   * The calls that may happen next, those of one side after those of the other. What
+   * a program sends on a socket, it sends in its order, and so it reads. A process
+   * that stands still in a call has begun all others before.
    */
   #askable(): Stopped[] {
-    const still = this.#stopped.filter(({ isSync }) => isSync);
-    return this.#stopped.filter((it) =>
-      still.includes(it) ||
-      !still.some(({ call }) => call.side === it.call.side)
-    ).toSorted((a, b) => a.call.side.localeCompare(b.call.side));
+    const lanes = new Set<string>();
+    return this.#stopped.filter(({ call, isSync }) => {
+      const { side, socket, isSending } = call;
+      const lane = `${side} ${socket} ${isSending}`;
+      const isFirst = !lanes.has(lane) &&
+        !(isSync && [...lanes].some((it) => it.startsWith(`${side} `)));
+      lanes.add(lane);
+      return isFirst;
+    }).toSorted((a, b) => a.call.side.localeCompare(b.call.side));
   }
 
   /**
@@ -303,27 +398,34 @@ export class Stepper implements Gate {
     const rows = this.#rows();
     const { write, columns } = this.#view;
     if (!this.#isExplained) {
-      write("Each call waits for you, but timers do not: deadlines go on.\n");
+      write(
+        "Each call waits for you. The program's timeouts wait too, " +
+          "the kernel's do not.\n",
+      );
       if (!rows) write("What the kernel knows needs --allow-run=cat.\n");
       this.#isExplained = true;
     }
     const lines = rows ? this.#socketLines(rows) : [];
     const next = this.#next(rows);
     const all = this.#askable();
-    for (const { call } of all) {
-      const { side, place, socket, name, target } = call;
-      const words = [call === next.call ? ">" : " "];
-      if (side !== "") words.push(side);
-      if (place.file !== "") words.push(placeText(place));
-      if (socket !== 0) words.push(`#${socket}`);
-      words.push(target === "" ? name : `${name} ${target}`);
-      if (!canReturn(call, rows)) words.push("(would wait)");
-      lines.push(words.join(" "));
-      const source = sourceLine(place);
-      if (source !== "") lines.push(`      ${source}`);
+    const calls = all.filter((it, i) => i < MOST_CALLS || it === next);
+    for (const { call } of calls) {
+      const mark = call === next.call ? ">" : " ";
+      const waits = canReturn(call, rows) ? "" : " (would wait)";
+      lines.push(`${mark} ${wordsOf(call)}${waits}`);
+      const source = sourceLine(call.place);
+      if (source !== "") lines.push(cutText(`      ${source}`, columns));
     }
-    for (const line of lines) write(`${line.slice(0, columns)}\n`);
-    const choices = all.length > 1 ? choicesOf(all) : "";
+    if (all.length > calls.length) {
+      lines.push(`  and ${counted(all.length - calls.length, "more call")}`);
+    }
+    for (const call of this.#waiting.slice(0, MOST_CALLS)) {
+      lines.push(`  ${wordsOf(call)}: waiting`);
+    }
+    for (const line of lines.flatMap((it) => foldText(it, columns))) {
+      write(`${line}\n`);
+    }
+    const choices = all.length > 1 ? choicesOf(calls) : "";
     const others = choices === "" ? "" : `, ${choices}: another one`;
     const input = this.#input.isWanted ? " (the program waits for a line)" : "";
     write(`Enter: let it happen${others}, r: run on${input} `);
@@ -340,7 +442,7 @@ export class Stepper implements Gate {
     const gone = closed.slice(0, Math.max(closed.length - MOST_CLOSED, 0))
       .concat(closed.filter(({ own, peer }) => !rowOf(rows, own, peer)));
     this.#shown = this.#shown.filter((it) => !gone.includes(it));
-    return this.#shown.map((it) => {
+    const lines = this.#shown.slice(-MOST_SOCKETS).map((it) => {
       const { side, number, own, peer, isDatagram, isClosed } = it;
       const row = rowOf(rows, own, peer);
       const who = `${side} #${number} ${own}`.trimStart();
@@ -356,6 +458,10 @@ export class Stepper implements Gate {
         ? `${here} | ${peer} ${describeRow(there)}`
         : here;
     });
+    const more = this.#shown.length - lines.length;
+    return more > 0
+      ? [`  ${counted(more, "older socket")}, and`, ...lines]
+      : lines;
   }
 
   /** The kernel's lists of TCP and UDP, if they may be read. */
@@ -367,10 +473,22 @@ export class Stepper implements Gate {
   }
 }
 
+/** Where a call stands, and what it is. */
+function wordsOf({ side, place, socket, name, target }: StoppedCall): string {
+  return [
+    side,
+    placeText(place),
+    place.package && `[${place.package}]`,
+    socket === 0 ? "" : `#${socket}`,
+    name,
+    target,
+  ].filter((it) => it !== "").join(" ");
+}
+
 /** How calls can be chosen: by the letter of their side, or by number. */
 function choicesOf(stopped: Stopped[]): string {
   const names = stopped.map(({ call }) => call.side[0] ?? String(call.socket));
-  return [...new Set(names)].filter((it) => it !== "0").join(" or ");
+  return [...new Set(names)].filter((it) => it !== "0").toSorted().join(" or ");
 }
 
 /** Whether a call would return at once, as far as the kernel's lists tell. */

@@ -93,7 +93,7 @@ Deno.test({
     const { terminal } = stepped;
     assertEquals(
       await terminal.block(),
-      "Each call waits for you, but timers do not: deadlines go on.\n" +
+      "Each call waits for you. The program's timeouts wait too, the kernel's do not.\n" +
         "> program.ts(1): socket, bind, listen 127.0.0.1:0\n" +
         '      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });\n' +
         "Enter: let it happen, ",
@@ -133,17 +133,8 @@ Deno.test({
   async fn() {
     const flags = ["--allow-net", "--allow-run=deno,cat"];
     await using terminal = new Terminal("02_tcp_echo.ts", ["--step"], flags);
-    while (true) {
-      try {
-        await terminal.asked();
-      } catch {
-        break; // It has ended.
-      }
-      await terminal.type(ENTER);
-    }
-    const { code, stdout } = await terminal.process.result();
-    assertEquals(code, 0, stdout);
-    const lines = stdout.split("\r\n");
+    const stdout = await enterToTheEnd(terminal);
+    const lines = stdout.split("\n");
     for (const line of lines) assert(line.length <= 80, line);
     const inOrder = [
       /^socket, connect +ESTABLISHED \|-+>\| ESTABLISHED$/,
@@ -169,6 +160,155 @@ Deno.test({
       assert(at !== -1, `${pattern} after line ${from} of ${stdout}`);
       from = at + 1;
     }
+  },
+});
+
+/** Presses Enter until the program has ended, and returns all that it said. */
+async function enterToTheEnd(terminal: Terminal): Promise<string> {
+  while (true) {
+    try {
+      await terminal.asked();
+    } catch {
+      break; // It has ended.
+    }
+    await terminal.type(ENTER);
+  }
+  const { code, stdout } = await terminal.process.result();
+  assertEquals(code, 0, stdout);
+  return stdout.replaceAll("\r\n", "\n");
+}
+
+Deno.test({
+  name: "step leaves calls in the program's order, where that matters",
+  ignore,
+  async fn() {
+    const script = `
+      const local = { hostname: "127.0.0.1", port: 0 };
+      const listener = Deno.listen(local);
+      const { port } = listener.addr;
+      const [conn, peer] = await Promise.all([Deno.connect({ port }), listener.accept()]);
+      const writing = [conn.write(new Uint8Array(1)), conn.write(new Uint8Array(2))];
+      conn.close();
+      console.log("written", await Promise.all(writing));
+      console.log("read", await peer.read(new Uint8Array(9)));
+      const stream = peer.writable.getWriter();
+      const done = stream.write(new Uint8Array(1)).catch((error) => error.name);
+      peer.close();
+      console.log("stream", await done);
+      const accepting = listener.accept().catch((error) => error.name);
+      listener.close();
+      try {
+        Deno.listen({ ...local, port });
+        console.log("listens");
+      } catch (error) {
+        console.log(error.name);
+      }
+      console.log(await accepting);
+      Deno.exit();`;
+    const said = (text: string) =>
+      text.match(/^(?:written|read|stream|listens|AddrInUse|BadResource).*$/gm);
+    await using plain = await programFolder(script);
+    const { stdout } = await run(plain.file, [], {
+      flags: ["--no-check", "--allow-net"],
+    });
+    const expected = said(stdout);
+    assertEquals(expected?.slice(0, 2), ["written [ 1, 2 ]", "read 3"]);
+    assertEquals(expected?.slice(3), ["AddrInUse", "BadResource"]);
+    for (const keys of ["", "r"]) {
+      await using stepped = await stepProgram(script);
+      const { terminal } = stepped;
+      if (keys !== "") {
+        await terminal.asked();
+        await terminal.type(`${keys}${ENTER}`);
+      }
+      assertEquals(said(await enterToTheEnd(terminal)), expected);
+    }
+  },
+});
+
+Deno.test({
+  name: "step lets the program's deadlines stand still, and shows what waits",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(`
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const { port } = listener.addr;
+      Deno.stdout.writeSync(new TextEncoder().encode("in a line "));
+      const timer = setTimeout(() => console.log("too late"), 150);
+      const accepting = listener.accept();
+      const conn = await Deno.connect({ port, signal: AbortSignal.timeout(150) });
+      clearTimeout(timer);
+      (await accepting).close();
+      conn.close();
+      console.log("in time");
+      setTimeout((word) => console.log(word), 100, "a timer");
+      await new Promise((resolve) => AbortSignal.timeout(100).onabort = resolve);
+      Deno.exit();`);
+    const { terminal } = stepped;
+    await terminal.asked();
+    await terminal.type(ENTER);
+    await terminal.asked();
+    await terminal.type(`1${ENTER}`); // The accept(), which has to wait.
+    const screen = await terminal.asked();
+    // What the program has begun to write is no part of a line of the stepper's.
+    assertMatch(screen, /^in a line $/m);
+    assertMatch(
+      screen,
+      /^> program\.ts\(7\): socket, connect \S+\n.+\n {2}program\.ts\(6\): #1 accept: waiting$/m,
+    );
+    await new Promise((resolve) => setTimeout(resolve, 400)); // Somebody thinks.
+    await terminal.type(ENTER);
+    const text = await enterToTheEnd(terminal);
+    assertMatch(text, /^in time$/m);
+    assertMatch(text, /^a timer$/m);
+    assert(!text.includes("too late"), text);
+  },
+});
+
+Deno.test({
+  name: "step draws a demo's diagram at its end, if it was to run on",
+  ignore,
+  async fn() {
+    const flags = ["--allow-net", "--allow-run=deno,cat"];
+    await using terminal = new Terminal("01_tcp_hello.ts", ["--step"], flags);
+    for (let i = 0; i < 3; i++) {
+      await terminal.asked();
+      await terminal.type(i === 2 ? `r${ENTER}` : ENTER);
+    }
+    const text = await enterToTheEnd(terminal);
+    const [, diagram] = text.split("server closed\n");
+    const rows = diagram.split("\n").map((row) => row.trim());
+    assertMatch(rows[0], /^client +\| +\| server$/);
+    assertMatch(rows[1], /^\| +\| socket, bind, listen$/);
+    assertMatch(diagram, /^socket, connect \S+ \|-+>\|$/m);
+    assertMatch(diagram, /^ +\| +\| close listener$/m);
+  },
+});
+
+Deno.test({
+  name:
+    "step folds lines that are too wide, and shows no more than a screen has",
+  ignore,
+  async fn() {
+    await using stepped = await stepProgram(`
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const { port } = listener.addr;
+      async function connectAndWriteToWhoeverListensThere() {
+        const conn = await Deno.connect({ hostname: "127.0.0.1", port }); // 你好 你好 你好 你好 你好
+        await conn.write(new Uint8Array(1));
+      }
+      await Promise.all(Array.from({ length: 20 }, connectAndWriteToWhoeverListensThere));
+      Deno.exit();`);
+    const { terminal } = stepped;
+    const text = await enterToTheEnd(terminal);
+    const width = (line: string) =>
+      [...line].reduce((sum, it) => sum + (it > "\u2e80" ? 2 : 1), 0);
+    const own = text.split("\n").filter((it) => !it.startsWith("Enter: "));
+    for (const line of own) assert(width(line) <= 80, line);
+    const blocks = text.split(QUESTION);
+    for (const block of blocks) assert(block.split("\n").length <= 24, block);
+    assertMatch(text, /^ {2}and \d+ more calls$/m);
+    assertMatch(text, /^ {2}\d+ older sockets, and$/m);
   },
 });
 

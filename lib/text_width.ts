@@ -80,7 +80,7 @@ export function wrapText(text: string, width: number): string[] {
     }
     if (line !== "") lines.push(line);
     line = "";
-    for (const [piece] of word.matchAll(/\\x[0-9a-f]{2}|\\.|./gu)) {
+    for (const [piece] of word.matchAll(/\\x[0-9a-f]{2}|\\.|\.{3}|./gu)) {
       if (widthOf(line + piece) > width) {
         lines.push(line);
         line = "";
@@ -89,4 +89,51 @@ export function wrapText(text: string, width: number): string[] {
     }
   }
   return [...lines, line];
+}
+
+/**
+ * Shortens a text that is too wide.
+ *
+ * @param text One line, without escapes for color.
+ * @param width How many columns it may take, at least 3.
+ * @returns The text, or its beginning and `...`.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(cutText("from server", 11), "from server");
+ * assertEquals(cutText("from server 你好", 14), "from server...");
+ * ```
+ */
+export function cutText(text: string, width: number): string {
+  if (widthOf(text) <= width) return text;
+  let cut = "";
+  for (const character of text) {
+    if (widthOf(cut + character) > width - 3) break;
+    cut += character;
+  }
+  return `${cut.trimEnd()}...`;
+}
+
+/**
+ * Breaks a line that is too wide. What is left of it is indented, more than the line.
+ *
+ * @param line One line, without escapes for color.
+ * @param width How many columns it may take.
+ * @returns The lines, at least one.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(foldText("  #1 127.0.0.1:80 LISTEN", 20), ["  #1 127.0.0.1:80", "    LISTEN"]);
+ * ```
+ */
+export function foldText(line: string, width: number): string[] {
+  if (widthOf(line) <= width) return [line];
+  const [indent = ""] = line.match(/^[> ]*/) ?? [];
+  const more = " ".repeat(indent.length + 2);
+  return wrapText(line.slice(indent.length), Math.max(width - more.length, 1))
+    .map((text, i) => `${i === 0 ? indent : more}${text}`);
 }

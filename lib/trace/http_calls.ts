@@ -72,7 +72,7 @@ function watchFetch(recorder: Recorder): void {
 function watchServe(recorder: Recorder): void {
   replace(Deno, "serve", (serve) =>
     function watched(...args) {
-      const call = { name: "socket, bind, listen", target: targetOf(args) };
+      const call = { name: "socket, bind, listen", target: listenTarget(args) };
       const begun = recorder.begin(call, watched);
       recorder.gate?.passSync(begun);
       const handlers = new Handlers(recorder, begun.place);
@@ -94,7 +94,7 @@ function watchServe(recorder: Recorder): void {
 }
 
 /** Where a server will listen, as far as its options say it. */
-function targetOf(args: Any[]): string {
+function listenTarget(args: Any[]): string {
   const options = Object(args.find((it) => typeof it !== "function"));
   try {
     const { hostname = "0.0.0.0", port = 8000, path } = options;

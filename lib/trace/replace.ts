@@ -9,7 +9,6 @@ import {
   type Call,
   type Outcome,
   type Recorder,
-  safely,
 } from "./recorder.ts";
 
 /** The originals, of any type: they are called as they are. */
@@ -90,26 +89,58 @@ function describe<T>(
   }
 }
 
+/** What is done around a call that is watched. */
+interface Around<T> {
+  /** Says what the call is; `undefined` if it is not watched. */
+  before(self: unknown, args: unknown[], above: unknown): T | undefined;
+  /** It has returned. The result is the program's. */
+  after(seen: T, result: unknown): unknown;
+  /** It has thrown. */
+  failed?(seen: T, error: unknown): void;
+  /** Makes it, when it may happen. */
+  hold?: undefined | ((seen: T, make: () => unknown) => unknown);
+}
+
 /**
- * Watches a method that returns a promise. It is called by the replacement
- * itself, which is then our only line on its stack.
+ * Makes a function that does something before another one, and after it. Where nobody
+ * catches an error, Deno shows the first line of its stack that is no part of Deno
+ * itself. So this function calls itself one: else that line would be here, and not in
+ * the program.
  */
+const watchedBy: <T>(original: Any, around: Around<T>) => () => unknown =
+  (0, eval)(`"use strict";
+  (original, { before, after, failed, hold }) =>
+    function watched(...args) {
+      const seen = before(this, args, watched);
+      if (seen === undefined) return original.apply(this, args);
+      if (hold) return hold(seen, () => after(seen, original.apply(this, args)));
+      let result;
+      try {
+        result = original.apply(this, args);
+      } catch (error) {
+        failed?.(seen, error);
+        throw error;
+      }
+      return after(seen, result);
+    }
+  //# sourceURL=ext:socket_trace`);
+
+/** Watches a method that returns a promise. */
 export function watchCall<T>(
   recorder: Recorder,
   owner: Any,
   key: string,
   about: Describe<T>,
 ): void {
+  const { gate } = recorder;
   replace(owner, key, (original) =>
-    function watched(...args) {
-      const both = describe(recorder, about, this, args, watched);
-      if (both === undefined) return original.apply(this, args);
-      const [{ done, isExpected }, begun] = both;
-      return recorder.pass(begun, () => {
-        const result = original.apply(this, args);
-        return recorder.follow(begun, result, done, isExpected);
-      });
-    });
+    watchedBy<[Watched<T>, Begun]>(original, {
+      before: (...call) => describe(recorder, about, ...call),
+      after: ([{ done, isExpected }, begun], result) =>
+        recorder.follow(begun, result as Promise<T>, done, isExpected),
+      hold: gate &&
+        (([, begun], make) => gate.pass(begun, make as () => Promise<T>)),
+    }));
 }
 
 /** Watches a method that returns at once. */
@@ -120,36 +151,20 @@ export function watchSync<T>(
   about: Describe<T>,
 ): void {
   replace(owner, key, (original) =>
-    function watched(...args) {
-      const both = describe(recorder, about, this, args, watched);
-      if (both === undefined) return original.apply(this, args);
-      const [{ done, isQuiet }, begun] = both;
-      recorder.gate?.passSync(begun);
-      let value: T;
-      try {
-        value = original.apply(this, args);
-      } catch (error) {
+    watchedBy<[Watched<T>, Begun]>(original, {
+      before(...call) {
+        const both = describe(recorder, about, ...call);
+        if (both) recorder.gate?.passSync(both[1]);
+        return both;
+      },
+      after([{ done }, begun], value) {
+        recorder.end(begun, () => done(value as T, begun));
+        return value;
+      },
+      failed([{ isQuiet }, begun], error) {
         if (!isQuiet) recorder.fail(begun, error);
-        safely(() => leaveStack(error, watched));
-        throw error;
-      }
-      recorder.end(begun, () => done(value, begun));
-      return value;
-    });
-}
-
-/** This file, as stacks name it. */
-const [, HERE = "nowhere"] = new Error().stack?.match(/(\w+:.*?):\d+:\d+/) ??
-  [];
-
-/**
- * Takes our own line off the stack of an error that Deno has thrown: it would be
- * shown as the source of the error, if nobody catches that.
- */
-function leaveStack(error: Any, above: (...args: Any[]) => unknown): void {
-  const frames = String(error.stack).split("\n")
-    .filter((line) => /^ +at /.test(line) && !/\bext:/.test(line));
-  if (frames[0]?.includes(HERE)) Error.captureStackTrace(error, above);
+      },
+    }));
 }
 
 /** The object of a prototype chain that has the property itself. */

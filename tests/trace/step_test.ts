@@ -234,9 +234,11 @@ Deno.test({
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
       const { port } = listener.addr;
       Deno.stdout.writeSync(new TextEncoder().encode("in a line "));
-      const timer = setTimeout(() => console.log("too late"), 150);
+      const { setTimeout: later } = process.getBuiltinModule("node:timers");
+      later(() => console.log("long enough"), 1500); // Node's timers go on.
+      const timer = setTimeout(() => console.log("too late"), 1000);
       const accepting = listener.accept();
-      const conn = await Deno.connect({ port, signal: AbortSignal.timeout(150) });
+      const conn = await Deno.connect({ port, signal: AbortSignal.timeout(1000) });
       clearTimeout(timer);
       (await accepting).close();
       conn.close();
@@ -254,9 +256,9 @@ Deno.test({
     assertMatch(screen, /^in a line $/m);
     assertMatch(
       screen,
-      /^> program\.ts\(7\): socket, connect \S+\n.+\n {2}program\.ts\(6\): #1 accept: waiting$/m,
+      /^> program\.ts\(9\): socket, connect \S+\n.+\n {2}program\.ts\(8\): #1 accept: waiting$/m,
     );
-    await new Promise((resolve) => setTimeout(resolve, 400)); // Somebody thinks.
+    await terminal.process.stdoutHas("long enough"); // Somebody thinks.
     await terminal.type(ENTER);
     const text = await enterToTheEnd(terminal);
     assertMatch(text, /^in time$/m);

@@ -24,9 +24,10 @@
  * @module
  */
 
-import { encode } from "../lib/encode.ts";
 import { setTimeout as delay } from "node:timers/promises";
 import { formatAddress } from "../lib/address.ts";
+import { counted } from "../lib/counted.ts";
+import { encode } from "../lib/encode.ts";
 import { outcomeOf } from "../lib/error_text.ts";
 import { quoteBytes } from "../lib/quote_bytes.ts";
 import { writeFull } from "../lib/full_io.ts";
@@ -58,10 +59,10 @@ const LOOPBACK = "127.0.0.1";
 /** What can be called at the prompt. */
 const HELP = {
   listen: "[PORT]: makes a listener, by default on a free port",
-  accept: "takes a connection from the listener's queue",
-  connect: "PORT: makes a connection to a listener",
+  accept: "takes a connection from the queue, in the place of the last one",
+  connect: "PORT: makes a connection, in the place of the last one",
   read: "takes what has come, at most 1024 bytes",
-  write: "TEXT: gives it to the kernel, which sends it",
+  write: "TEXT: gives it to the kernel, which sends it; \\n is a new line",
   closeWrite: "sends a FIN, and can still read",
   close: "closes the connection",
   unlisten: "closes the listener",
@@ -118,10 +119,10 @@ export async function peer(
     // A write that is given up goes on when there is room, and nobody is told how
     // much of it was written. But what comes later, the FIN too, stands behind it.
     async write(text, signal) {
-      const data = encode(text);
+      const data = encode(text.replaceAll("\\n", "\n"));
       const count = await untilGivenUp(connected().write(data), signal);
-      const all = count < data.length ? ` of ${data.length}` : "";
-      return `${count}${all} bytes`;
+      const all = count < data.length ? `${count} of ` : "";
+      return all + counted(data.length, "byte");
     },
     closeWrite: (_, signal) => untilGivenUp(connected().closeWrite(), signal),
     close() {
@@ -141,7 +142,7 @@ async function readSome(conn: Deno.TcpConn): Promise<string> {
   const buffer = new Uint8Array(1024);
   const count = await conn.read(buffer);
   if (count === null) return "end of stream";
-  return `${count} bytes ${quoteBytes(buffer.subarray(0, count))}`;
+  return `${counted(count, "byte")} ${quoteBytes(buffer.subarray(0, count))}`;
 }
 
 function toPort(text: string): number {

@@ -127,6 +127,7 @@ async function answerTo(
 function helpText(help: Record<string, string>): string {
   const lines = Object.entries({
     ...help,
+    q: "ends this, as Ctrl+D does; Ctrl+C gives up a call that waits",
     "": "(An empty line only looks again.)",
   });
   const width = Math.max(...lines.map(([name]) => name.length));

@@ -405,7 +405,7 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
       // It comes here again when it is bound, and then it is told.
       const place = recorder.place(undefined, above);
       if (place.file !== "") sentAt.set(self, place);
-      return;
+      return undefined;
     }
     const otherwise = sentAt.get(self) ?? socket.place;
     sentAt.delete(self);
@@ -424,6 +424,7 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
       result,
       bytes,
     }));
+    return undefined;
   }, (_self, tell) => tell?.());
   around(prototype, "emit", (self, [event, about, from]) => {
     if (event === "listening") {

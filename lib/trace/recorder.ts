@@ -73,7 +73,7 @@ export interface Call {
   /** The call: `read`. */
   name: string;
   /** What it is given: an address. */
-  target?: string;
+  target?: string | undefined;
   /** Its socket, if that is open. */
   socket?: SocketInfo | undefined;
   /** Whether it sends something to the other side. */

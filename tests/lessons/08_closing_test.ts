@@ -374,7 +374,7 @@ Deno.test("08 peer says why a call cannot be made, and which calls there are", a
   const helped = rows.slice(11).map((row) =>
     row.match(/^ {2}(\w+) {2,}\S/)?.[1]
   );
-  assertEquals(helped, [...names.split(", "), undefined]);
+  assertEquals(helped, [...names.split(", "), "q", undefined]);
 });
 
 Deno.test("08 peer lets go of what it closes, and ends by SIGTERM while it waits", async () => {
@@ -419,6 +419,16 @@ Deno.test("08 peer loses nothing of a read that was given up", async () => {
   using other = await listener.accept();
   await other.write(new TextEncoder().encode("three"));
   assertEquals((await process.call("read", 2))[0], 'read 5 bytes "three"');
+});
+
+Deno.test("08 peer writes a new line where it is told to", async () => {
+  await using process = new Prompt();
+  const port = await process.listen();
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  await process.call("accept", 3);
+  assertEquals((await process.call("write \\n", 3))[0], "write 1 byte");
+  const buffer = new Uint8Array(9);
+  assertEquals([await conn.read(buffer), buffer[0]], [1, 0x0a]);
 });
 
 Deno.test("08 peer: an accept that was given up holds neither port nor client", async () => {

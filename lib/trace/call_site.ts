@@ -124,14 +124,6 @@ export function callSite(
 
 /** The stack as V8 has it, whatever the program has set for its own. */
 function stackOf(limit: number, above: unknown): Frame[] {
-  try {
-    return captureFrames(limit, above);
-  } catch {
-    return []; // The program has frozen `Error`.
-  }
-}
-
-function captureFrames(limit: number, above: unknown): Frame[] {
   const settings = Error as unknown as StackSettings;
   const { stackTraceLimit, prepareStackTrace } = settings;
   const holder: { stack?: Frame[] } = {};

@@ -203,7 +203,11 @@ export class Recorder {
 
   /** Where a call stands. */
   place(otherwise?: Place, above?: unknown): Place {
-    return this.#hasPlaces ? callSite(otherwise, above) : NOWHERE;
+    try {
+      return this.#hasPlaces ? callSite(otherwise, above) : NOWHERE;
+    } catch {
+      return NOWHERE; // The program has frozen `Error`, say.
+    }
   }
 
   /** What is known of a socket, if it is watched. */

@@ -117,7 +117,8 @@ export function cutText(text: string, width: number): string {
 }
 
 /**
- * Breaks a line that is too wide. What is left of it is indented, more than the line.
+ * Breaks a line that is too wide. The lines that follow are indented by two columns
+ * more than the first.
  *
  * @param line One line, without escapes for color.
  * @param width How many columns it may take.

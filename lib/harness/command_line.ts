@@ -107,7 +107,7 @@ const mermaid = {
 
 const step = {
   default: false,
-  help: "stops before each call (deadlines go on); needs --allow-run=cat",
+  help: "stops before each call; needs --allow-run=cat",
 };
 
 /** The options that come with what is shown. */

@@ -6,7 +6,7 @@
  */
 
 import { errorLine } from "../trace/error_line.ts";
-import { linePrinter } from "../trace/start_trace.ts";
+import { lineWriter } from "../trace/start_trace.ts";
 import type { SocketCall } from "../trace/recorder.ts";
 
 /**
@@ -17,17 +17,14 @@ import type { SocketCall } from "../trace/recorder.ts";
  */
 export class HeldTrace {
   #held: { line: string; error: unknown }[] = [];
-  #line = "";
-  #format = linePrinter((line) => this.#line = line);
+  readonly #lineOf = lineWriter();
 
   /** Takes a call, and the error that it has thrown, if it has. */
   take(call: SocketCall, error?: unknown): void {
-    this.#format(call);
-    if (error === undefined && this.#held.length === 0) {
-      return errorLine(this.#line);
-    }
+    const line = this.#lineOf(call);
+    if (error === undefined && this.#held.length === 0) return errorLine(line);
     if (this.#held.length === 0) setTimeout(() => this.settle(), 0);
-    this.#held.push({ line: this.#line, error });
+    this.#held.push({ line, error });
   }
 
   /** Leaves out the call that has thrown this error, and prints the others. */

@@ -23,8 +23,9 @@ const NOTHING: Show = {
   finish: () => Promise.resolve(""),
 };
 
-/** What is said behind the tables of a demo that somebody has gone through. */
-const STEPPED = "(It was stopped, so its times and rates are not its own.)";
+/** Printed after a demo that somebody has gone through step by step. */
+const STEPPED =
+  "(The demo was stopped at its calls: its times and rates do not count.)";
 
 /**
  * Loads what shows the socket calls, unless `--quiet` is given: then it costs
@@ -71,10 +72,10 @@ async function startSteps(show: Mode["show"]): Promise<Show["finish"]> {
     const streams = "standard input and standard error";
     throw new UsageError(`--step: ${streams} must be a terminal`);
   }
+  let rest = NOTHING.finish;
   if (show === "diagram") {
-    return (await import("./step_demo.ts")).startStepDemo();
-  }
-  startStep(traceView());
-  const isTable = show === "table";
-  return isTable ? () => Promise.resolve(STEPPED) : NOTHING.finish;
+    rest = (await import("./step_demo.ts")).startStepDemo();
+  } else startStep(traceView());
+  if (show !== "diagram" && show !== "table") return rest;
+  return async () => `${await rest()}\n${STEPPED}`.trimStart();
 }

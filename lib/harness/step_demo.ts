@@ -6,9 +6,10 @@
  */
 
 import type { TcpRow } from "../lab/tcp_table.ts";
+import { foldText } from "../text_width.ts";
 import { type SocketCall, textOf } from "../trace/recorder.ts";
 import { freshLines, startStep, terminalColumns } from "../trace/start_step.ts";
-import { linePrinter } from "../trace/start_trace.ts";
+import { lineWriter } from "../trace/start_trace.ts";
 import { rowOf, type StepView } from "../trace/stepper.ts";
 import { watchChildren } from "./child_watch.ts";
 import { drawCalls, withoutTwice } from "./diagram.ts";
@@ -24,8 +25,7 @@ class LaneView implements StepView {
   readonly #calls: Record<Side, SocketCall[]> = { client: [], server: [] };
   #hasHead = false;
   #isRunningOn = false;
-  #line = "";
-  #print = linePrinter((line) => this.#line = line);
+  readonly #lineOf = lineWriter();
 
   hears(side: Side, call: SocketCall): void {
     this.#calls[side].push(call);
@@ -41,8 +41,7 @@ class LaneView implements StepView {
     if (isRunningOn) return ""; // They are drawn at the end.
     if (this.#calls.server.length === 0) {
       // Both ends are in this process, and so in no lane.
-      this.#print(call);
-      return this.#line;
+      return foldText(this.#lineOf(call), this.columns).join("\n");
     }
     const { own, peer, toPeer, at } = call;
     const states = rows && statesOf(side, own, peer, rows);

@@ -38,7 +38,7 @@ export function onEndSignals(
   atKill: () => void = () => {},
 ): EndSignals {
   const listeners = new Map<string, Map<() => void, () => void>>();
-  /** Those that the program's own listeners are being told. */
+  /** Signals of which a listener of the program's has just been told. */
   const heard = new Set<string>();
   let toldAt = -Infinity;
   const tellOnce = () => {
@@ -54,7 +54,7 @@ export function onEndSignals(
     }
     const known = listeners.get(signal) ?? new Map();
     const told = known.get(listener) ?? (() => {
-      // Whoever listens once has no listener any more when ours is told.
+      // A listener that removes itself is gone when ours is called.
       heard.add(signal);
       queueMicrotask(() => heard.delete(signal));
       tellOnce();
@@ -75,7 +75,8 @@ export function onEndSignals(
   // Under `deno test` a listener is a leak of the test that was running.
   if (isTesting()) return { arm() {}, leave() {}, hasListener };
   let isKilled = false;
-  // It stands before the program's own: a process that a signal ends tells it none.
+  // It comes before the program's own, and keeps `unload` from them: a process that a
+  // signal kills has none.
   addEventListener("unload", (event) => {
     if (isKilled) event.stopImmediatePropagation();
   });

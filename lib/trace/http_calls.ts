@@ -16,7 +16,13 @@ import {
   safely,
   type SocketInfo,
 } from "./recorder.ts";
-import { type Any, replace, replaceProperty, watchCall } from "./replace.ts";
+import {
+  type Any,
+  replace,
+  replaceProperty,
+  watchCall,
+  watchedBy,
+} from "./replace.ts";
 
 /** Connections of HTTP servers that are known at once; they do not say goodbye. */
 const MOST_CONNECTIONS = 10_000;
@@ -71,26 +77,26 @@ function watchFetch(recorder: Recorder): void {
 /** A server is a handler: what is told are connections and requests. */
 function watchServe(recorder: Recorder): void {
   replace(Deno, "serve", (serve) =>
-    function watched(...args) {
-      const call = { name: "socket, bind, listen", target: listenTarget(args) };
-      const begun = recorder.begin(call, watched);
-      recorder.gate?.passSync(begun);
-      const handlers = new Handlers(recorder, begun.place);
-      const i = args.findIndex((it) => typeof it === "function");
-      if (i !== -1) args[i] = handlers.watch(args[i]);
-      else if (typeof args[0]?.handler === "function") {
-        args[1] = handlers.watch(args[0].handler);
-      }
-      let server: Deno.HttpServer<Deno.Addr>;
-      try {
-        server = serve.apply(this, args);
-      } catch (error) {
-        recorder.fail(begun, error);
-        throw error;
-      }
-      recorder.end(begun, () => handlers.listen(server));
-      return server;
-    });
+    watchedBy<[Begun, Handlers]>(serve, {
+      before(_, args: Any[], above) {
+        const target = listenTarget(args);
+        const call = { name: "socket, bind, listen", target };
+        const begun = recorder.begin(call, above);
+        recorder.gate?.passSync(begun);
+        const handlers = new Handlers(recorder, begun.place);
+        const i = args.findIndex((it) => typeof it === "function");
+        if (i !== -1) args[i] = handlers.watch(args[i]);
+        else if (typeof args[0]?.handler === "function") {
+          args[1] = handlers.watch(args[0].handler);
+        }
+        return [begun, handlers];
+      },
+      after([begun, handlers], server) {
+        recorder.end(begun, () => handlers.listen(server as Any));
+        return server;
+      },
+      failed: ([begun], error) => recorder.fail(begun, error),
+    }));
 }
 
 /** Where a server will listen, as far as its options say it. */

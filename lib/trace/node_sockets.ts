@@ -17,7 +17,7 @@ import {
   safely,
   type SocketInfo,
 } from "./recorder.ts";
-import { type Any, prototypeWith, replace } from "./replace.ts";
+import { type Any, prototypeWith, replace, watchedBy } from "./replace.ts";
 
 /** What came of a call whose socket was closed meanwhile. */
 const UNDONE = ": closed before it was done";
@@ -50,14 +50,22 @@ function around<T>(
   before: (self: Any, args: Any[], above: unknown) => T,
   after?: (self: Any, found: T | undefined) => void,
 ): void {
-  replace(prototype, key, (original) =>
-    function watched(...args) {
-      let found: T | undefined;
-      safely(() => found = before(this, args, watched));
-      const result = original.apply(this, args);
-      if (after) safely(() => after(this, found));
-      return result;
-    });
+  replace(
+    prototype,
+    key,
+    (original) =>
+      watchedBy<{ self: Any; found: T | undefined }>(original, {
+        before(self, args, above) {
+          let found: T | undefined;
+          safely(() => found = before(self, args, above));
+          return { self, found };
+        },
+        after({ self, found }, result) {
+          if (after) safely(() => after(self, found));
+          return result;
+        },
+      }),
+  );
 }
 
 /** What is known of them beside their numbers. */
@@ -71,7 +79,7 @@ class NodeSockets {
   #served = new WeakMap<object, Set<Begun>>();
   /** TLS whose handshake is done. */
   #secure = new WeakSet<object>();
-  /** TLS and the socket it stands on are both closed. */
+  /** Those whose close was told: TLS and the socket it stands on share one. */
   #closed = new WeakSet<SocketInfo>();
   /** Errors that were told, and that come again as an event. */
   #told = new WeakSet<object>();
@@ -288,7 +296,10 @@ function watchNodeWrites(sockets: NodeSockets, prototype: Any): void {
   const { recorder } = sockets;
   /** Where the program wrote before there was a connection. */
   const wroteAt = new WeakMap<object, Place>();
-  /** The first write belongs to the opening; of a later one that may not be said. */
+  /**
+   * The first write is shown at the line that opened the socket, if no line of the
+   * program is on the stack. A later one then has no line.
+   */
   const hasWritten = new WeakSet<object>();
   around(prototype, "_writeGeneric", (self, args, above) => {
     const [isList, data, encoding, done] = args;
@@ -394,7 +405,7 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
   const connects = new WeakMap<object, Begun>();
   around(prototype, "connect", (self, [port, address], above) => {
     bind(self, above);
-    const host = typeof address === "string" ? address : "127.0.0.1";
+    const host = typeof address === "string" ? address : loopbackOf(self);
     const call = { name: "connect", target: nodeAddress(host, port) };
     connects.set(self, sockets.begin(call, above));
   });
@@ -409,7 +420,10 @@ function watchNodeDatagrams(sockets: NodeSockets, prototype: Any): void {
     }
     const otherwise = sentAt.get(self) ?? socket.place;
     sentAt.delete(self);
-    const { data, target = connects.get(self)?.target } = sendOf(args);
+    const { data, target = connects.get(self)?.target } = sendOf(
+      args,
+      loopbackOf(self),
+    );
     const bytes = data.length;
     const offered = recorder.quote(data);
     const call = { name: "sendto", target, socket, isSending: true, otherwise };
@@ -576,8 +590,14 @@ function quoteChunks(
   return recorder.quote(Buffer.concat(first), length);
 }
 
+/** Where a socket sends that is given no host. */
+const loopbackOf = ({ type }: Any) => type === "udp6" ? "::1" : "127.0.0.1";
+
 /** What `send` was given: data, perhaps a part of it, and where it goes. */
-function sendOf(args: Any[]): { data: Uint8Array; target?: string } {
+function sendOf(
+  args: Any[],
+  loopback: string,
+): { data: Uint8Array; target?: string } {
   const [message, ...rest] = args.filter((it) => typeof it !== "function");
   const list = Array.isArray(message) ? message : [message];
   const all = Buffer.concat(list.map((chunk: Any) => bytesOf({ chunk })));
@@ -589,5 +609,5 @@ function sendOf(args: Any[]): { data: Uint8Array; target?: string } {
   const host = rest[count];
   const data = all.subarray(offset, offset + length);
   if (port === undefined) return { data };
-  return { data, target: nodeAddress(host ?? "127.0.0.1", port) };
+  return { data, target: nodeAddress(host ?? loopback, port) };
 }

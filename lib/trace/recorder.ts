@@ -158,7 +158,7 @@ export interface RecorderOptions {
   hasPlaces?: boolean;
   /** Asked before each call. */
   gate?: Gate | undefined;
-  /** Called when a call begins to wait, and no other one does. */
+  /** Called when a call begins to wait while no other one waits. */
   onWait?: () => void;
 }
 
@@ -309,7 +309,7 @@ export class Recorder {
     return this.#waiting.size > 0;
   }
 
-  /** It will never return, because its socket was closed. */
+  /** Nothing is told of it: it was overtaken, by a close for example. */
   forget(begun: Begun): void {
     this.#waiting.delete(begun);
   }

@@ -90,7 +90,7 @@ function describe<T>(
 }
 
 /** What is done around a call that is watched. */
-interface Around<T> {
+export interface Around<T> {
   /** Says what the call is; `undefined` if it is not watched. */
   before(self: unknown, args: unknown[], above: unknown): T | undefined;
   /** It has returned. The result is the program's. */
@@ -103,11 +103,11 @@ interface Around<T> {
 
 /**
  * Makes a function that does something before another one, and after it. Where nobody
- * catches an error, Deno shows the first line of its stack that is no part of Deno
- * itself. So this function calls itself one: else that line would be here, and not in
- * the program.
+ * catches an error, Deno shows the first line of its stack that is not in a module of
+ * Deno's own (`ext:`). So this function is compiled under such a name: otherwise Deno
+ * would show a line of it, and not the program's.
  */
-const watchedBy: <T>(original: Any, around: Around<T>) => () => unknown =
+export const watchedBy: <T>(original: Any, around: Around<T>) => () => unknown =
   (0, eval)(`"use strict";
   (original, { before, after, failed, hold }) =>
     function watched(...args) {

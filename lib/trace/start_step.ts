@@ -12,7 +12,7 @@ import { type Link, Mailbox } from "./mailbox.ts";
 import { type Recorder, safely } from "./recorder.ts";
 import { replace } from "./replace.ts";
 import { watchSocketCalls } from "./socket_calls.ts";
-import { linePrinter, whileCallsWait } from "./start_trace.ts";
+import { lineWriter, whileCallsWait } from "./start_trace.ts";
 import { Stepper, type StepView } from "./stepper.ts";
 
 /**
@@ -31,8 +31,7 @@ const MOST_AFTER = 100;
 
 /** What is told of this process alone: the lines of its trace. */
 export function traceView(): StepView {
-  let text = "";
-  const print = linePrinter((line) => text = line);
+  const lineOf = lineWriter();
   const columns = terminalColumns();
   let after = 0;
   return {
@@ -41,8 +40,7 @@ export function traceView(): StepView {
       if (isRunningOn && ++after > MOST_AFTER) {
         return after === MOST_AFTER + 1 ? "(later calls are not told)" : "";
       }
-      print(call);
-      return foldText(text, columns).join("\n");
+      return foldText(lineOf(call), columns).join("\n");
     },
     columns,
   };
@@ -50,7 +48,7 @@ export function traceView(): StepView {
 
 /**
  * Writes on standard error, in a new line where the program has begun one: its output
- * is on the same terminal.
+ * is on the same terminal. (The console's methods end their lines themselves.)
  */
 export function freshLines(): (text: string) => void {
   let isInLine = false;
@@ -65,6 +63,13 @@ export function freshLines(): (text: string) => void {
           return original.call(stream, data, ...args);
         });
     }
+  }
+  for (const key of ["log", "info", "debug", "warn", "error"]) {
+    replace(console, key, (original) =>
+      function (...args) {
+        isInLine = false;
+        return original.apply(this, args);
+      });
   }
   return (text) => {
     errorText(isInLine ? `\n${text}` : text);

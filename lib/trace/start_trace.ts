@@ -7,7 +7,6 @@
 
 import { placeText } from "./call_site.ts";
 import { onEndSignals } from "./end_signals.ts";
-import { errorLine } from "./error_line.ts";
 import { whileNeeded } from "./every.ts";
 import {
   hostTime,
@@ -36,7 +35,7 @@ const SHORT = 1;
  * signals alone from now on.
  */
 export function startTrace(
-  print: Report = linePrinter(errorLine),
+  print: Report,
   options?: RecorderOptions,
   atKill?: () => void,
 ): { recorder: Recorder; leaveSignals: () => void } {
@@ -71,17 +70,15 @@ export function whileCallsWait(
 }
 
 /**
- * Writes each call in one line, with the time in seconds.
+ * Makes what writes a call in one line, with the time in seconds.
  *
- * @param print Gets each line.
  * @param since When it began, in milliseconds since 1970.
  * @param who Stands before each call.
  */
-export function linePrinter(
-  print: (line: string) => void,
-  since = hostTime(),
+export function lineWriter(
+  since: number = hostTime(),
   who = "",
-): (call: SocketCall) => void {
+): (call: SocketCall) => string {
   return (call) => {
     const seconds = ((hostTime() - since) / 1000).toFixed(3);
     const { package: by, socket } = call;
@@ -97,7 +94,7 @@ export function linePrinter(
     if (call.took >= SHORT && !call.isWaiting) {
       text += ` after ${durationOf(call.took)}`;
     }
-    print(oneLine(text)); // Names of files, functions and methods may be anything.
+    return oneLine(text); // Names of files, functions and methods may be anything.
   };
 }
 

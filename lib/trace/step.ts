@@ -5,8 +5,9 @@
  *
  * Before each call the program stops, and one sees the call, its line of source, and
  * what the kernel knows of each socket and of its other side, where that is on this
- * host. Enter lets the call happen, `r` runs on. The program's timers go on
- * meanwhile, and so do its deadlines.
+ * host. Enter lets the call happen, `r` runs on. `setTimeout` and
+ * `AbortSignal.timeout` stand still meanwhile; the kernel's timeouts and those of
+ * Node's modules do not.
  *
  * @module
  */

@@ -230,7 +230,8 @@ export class Stepper implements Gate {
   #hasReturned(side: string, call: SocketCall, isClosing: boolean): void {
     const isThis = (it: StoppedCall) =>
       it.side === side && it.name === call.name &&
-      (it.socket === call.socket || it.socket === 0 || call.isOpening);
+      (it.socket === call.socket || it.socket === 0 ||
+        call.isOpening && ownPort(it.own) === ownPort(call.own));
     const at = this.#waiting.findIndex(isThis);
     if (at !== -1) this.#waiting.splice(at, 1);
     if (!isClosing) return;
@@ -367,9 +368,10 @@ export class Stepper implements Gate {
   }
 
   /**
-   * The calls that may happen next, those of one side after those of the other. What
-   * a program sends on a socket, it sends in its order, and so it reads. A process
-   * that stands still in a call has begun all others before.
+   * The calls that may happen next, the client's first. Of the calls of one socket that
+   * send, only the oldest may, and so of those that read: the program relies on their
+   * order. A call that returns at once stops its whole process, so it comes after all
+   * calls that this process began before.
    */
   #askable(): Stopped[] {
     const lanes = new Set<string>();
@@ -399,8 +401,7 @@ export class Stepper implements Gate {
     const { write, columns } = this.#view;
     if (!this.#isExplained) {
       write(
-        "Each call waits for you. The program's timeouts wait too, " +
-          "the kernel's do not.\n",
+        "Each call waits for you, and so does setTimeout, but not the kernel.\n",
       );
       if (!rows) write("What the kernel knows needs --allow-run=cat.\n");
       this.#isExplained = true;
@@ -472,6 +473,9 @@ export class Stepper implements Gate {
     return parseTcpTable(catSync(...files));
   }
 }
+
+/** The port of `HOST:PORT`, or all of a path. */
+const ownPort = (address: string) => address.split(":").at(-1);
 
 /** Where a call stands, and what it is. */
 function wordsOf({ side, place, socket, name, target }: StoppedCall): string {

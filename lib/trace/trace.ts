@@ -20,7 +20,7 @@ import { isTesting } from "./every.ts";
 import { tellNotWatched, watchHttp } from "./http_calls.ts";
 import { watchNodeSockets } from "./node_sockets.ts";
 import { hostTime, type SocketCall } from "./recorder.ts";
-import { durationOf, linePrinter, startTrace } from "./start_trace.ts";
+import { durationOf, lineWriter, startTrace } from "./start_trace.ts";
 import { parseTraceOptions, type TraceOptions } from "./trace_options.ts";
 import { standIn, watchWorkers } from "./workers.ts";
 
@@ -35,17 +35,17 @@ const options = readOptions();
 /** The file to write to, wherever the program goes meanwhile. */
 const filePath = asked.get("out") || absolute(options.out);
 const print = filePath === undefined ? errorLine : fileLine(filePath);
-const tell = options.json
+const lineOf = options.json
   ? (call: SocketCall) =>
-    print(JSON.stringify(WORKER === null ? call : { ...call, worker: WORKER }))
-  : linePrinter(print, SINCE, WORKER === null ? "" : `[worker ${WORKER}] `);
+    JSON.stringify(WORKER === null ? call : { ...call, worker: WORKER })
+  : lineWriter(SINCE, WORKER === null ? "" : `[worker ${WORKER}] `);
 const summary = new Map<number, Summary>();
 
 if (options.summary) addEventListener("unload", printSummary);
 const { recorder, leaveSignals } = startTrace(
   (call) => {
     if (!isWanted(call)) return;
-    tell(call);
+    print(lineOf(call));
     if (options.summary && !call.isWaiting) count(call);
   },
   options,
@@ -88,7 +88,10 @@ function absolute(path?: string): string | undefined {
   return path?.startsWith("/") ? path : path && `${Deno.cwd()}/${path}`;
 }
 
-/** Writes lines into a new file. (Under `deno test` each test file has a trace.) */
+/**
+ * Writes lines into a file, from its start. Under `deno test` each test file has a
+ * trace of its own, so there lines are added to what the file has.
+ */
 function fileLine(path: string): (line: string) => void {
   const may = Deno.permissions.querySync({ name: "write", path }).state;
   if (may !== "granted") return refuse(`needs --allow-write=${options.out}`);

@@ -1,5 +1,5 @@
 /** Programs with habits of their own: they do the same when they are traced. */
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { runDeno } from "../testing.ts";
 import {
   FLAGS,
@@ -136,22 +136,30 @@ testPrograms({
 });
 
 Deno.test("trace lets an uncaught error show the program's own line", async () => {
-  await using program = await programFolder(
-    "function listen() {\n  Deno.listen({ port: 70_000 });\n}\nlisten();\n",
-  );
-  const { code, stderr } = await runProgram(program.file, [
-    `--preload=${TRACE}`,
-  ]);
-  assertEquals(code, 1);
-  assertMatch(stderr, /^ {2}Deno\.listen\({ port: 70_000 }\);\n +\^\n/m);
-  assertMatch(stderr, /^(?![^]* at [^\n]*lib\/trace\/)/);
+  const calls = [
+    "Deno.listen({ port: 70_000 })",
+    "Deno.serve({ port: 70_000 }, () => new Response())",
+    `process.getBuiltinModule("node:net").connect(70_000, "127.0.0.1")`,
+    "await Deno.connect(7)",
+  ];
+  await Promise.all(calls.map(async (call) => {
+    await using program = await programFolder(
+      `async function deep() {\n  ${call};\n}\nawait deep();\n`,
+    );
+    const { code, stderr } = await runProgram(program.file, [
+      `--preload=${TRACE}`,
+    ]);
+    assertEquals(code, 1);
+    assert(stderr.includes(`\n  ${call};\n`), stderr);
+    assertMatch(stderr, /^(?![^]* at [^\n]*lib\/trace\/)/);
+  }));
 });
 
 Deno.test("trace leaves a signal to a program with a Worker", async () => {
   const worker = `
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     onmessage = () => postMessage("the last word");
-    setTimeout(() => postMessage("waits"), 1300); // By then the trace has told it.
+    setTimeout(() => postMessage("waits"), 2500); // By then the trace has told it.
     await listener.accept();`;
   const start = `
     const worker = new Worker(new URL("worker.ts", import.meta.url), { type: "module" });

@@ -93,7 +93,7 @@ Deno.test({
     const { terminal } = stepped;
     assertEquals(
       await terminal.block(),
-      "Each call waits for you. The program's timeouts wait too, the kernel's do not.\n" +
+      "Each call waits for you, and so does setTimeout, but not the kernel.\n" +
         "> program.ts(1): socket, bind, listen 127.0.0.1:0\n" +
         '      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });\n' +
         "Enter: let it happen, ",
@@ -252,9 +252,9 @@ Deno.test({
       (await accepting).close();
       conn.close();
       console.log("in time");
-      setTimeout((word) => console.log(word), 100, "a timer");
-      await new Promise((resolve) => AbortSignal.timeout(100).onabort = resolve);
-      Deno.exit();`);
+      await new Promise((resolve) => setTimeout((word) => resolve(console.log(word)), 100, "a timer"));
+      listener.close();
+      AbortSignal.timeout(100).addEventListener("abort", ({ target }) => console.log(target.reason.message));`);
     const { terminal } = stepped;
     await terminal.asked();
     await terminal.type(ENTER);
@@ -272,6 +272,7 @@ Deno.test({
     const text = await enterToTheEnd(terminal);
     assertMatch(text, /^in time$/m);
     assertMatch(text, /^a timer$/m);
+    assertMatch(text, /^The operation was aborted due to timeout$/m);
     assert(!text.includes("too late"), text);
   },
 });

@@ -503,8 +503,9 @@ function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
       });
     }
   };
-  channels.subscribe("http.server.request.start", (event: Any) => {
-    const { request, socket } = event;
+  const on = (event: string, tell: (about: Any) => void) =>
+    channels.subscribe(event, (about: Any) => safely(() => tell(about)));
+  on("http.server.request.start", ({ request, socket }) => {
     sockets.waited(socket); // It reads requests, and does not wait for bytes.
     safely(() => watchHandle(socket));
     const info = sockets.info(socket);
@@ -513,8 +514,7 @@ function watchNodeHttp(sockets: NodeSockets, channels: Any): void {
     requests.set(request, begun);
     sockets.serves(socket, begun);
   });
-  channels.subscribe("http.server.response.finish", (event: Any) => {
-    const { request, response, socket } = event;
+  on("http.server.response.finish", ({ request, response, socket }) => {
     answers.get(socket)?.();
     const before = bytesRead.get(socket) ?? 0;
     bytesRead.set(socket, socket.bytesRead);

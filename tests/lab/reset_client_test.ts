@@ -6,9 +6,7 @@ Deno.test("connectAndReset() does not wait for a server that has closed", async 
   const resetting = connectAndReset(listener.addr.port);
   (await listener.accept()).close();
   await assertRejects(() => resetting, Error, "The server has closed first");
-  const { port } = listener.addr;
-  listener.close();
-  await assertRejects(() => connectAndReset(port), Error, "ECONNREFUSED");
+  await assertRejects(() => connectAndReset(1), Error, "ECONNREFUSED");
 });
 
 Deno.test("connectAndReset() waits for `when`, and not for an answer", async () => {

@@ -11,16 +11,14 @@ import { kernelRow, replaced, until } from "../testing.ts";
 const { TimedOut, BadResource, Interrupted } = Deno.errors;
 
 Deno.test("connectWithDeadline() connects, or passes the error on", async () => {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { addr } = listener;
-  {
-    using conn = await connectWithDeadline(addr, 60_000);
-    assertEquals(conn.remoteAddr.port, addr.port);
-    using _accepted = await listener.accept();
-  }
-  listener.close();
+  using conn = await connectWithDeadline(addr, 60_000);
+  assertEquals(conn.remoteAddr.port, addr.port);
+  using _accepted = await listener.accept();
+  // Nobody listens on port 1; on one that was free just now somebody else may.
   await assertRejects(
-    () => connectWithDeadline(addr, 60_000),
+    () => connectWithDeadline({ ...addr, port: 1 }, 60_000),
     Deno.errors.ConnectionRefused,
   );
 });

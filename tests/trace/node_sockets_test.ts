@@ -67,10 +67,10 @@ testPrograms({
       server.close();
       await once(server, "close");
       async function refused() {
-        const client = net.connect(port, "127.0.0.1");
+        const client = net.connect(1, "127.0.0.1");
         client.write("never", (error) => console.log("write", error.code));
         const [error] = await once(client, "error");
-        console.log(error.code, error.syscall, error.port === port, client.destroyed);
+        console.log(error.code, error.syscall, error.port === 1, client.destroyed);
       }
       await refused();
       const destroyed = net.connect(port, "127.0.0.1");
@@ -78,7 +78,7 @@ testPrograms({
       console.log((await once(destroyed, "error"))[0].message);`,
     trace: [
       /^program\.ts\(7\): socket, bind, listen 127\.0\.0\.1:\d+: EADDRINUSE \(.+\)$/m,
-      /^program\.ts\(13\):refused socket, connect 127\.0\.0\.1:\d+: ECONNREFUSED \(.+\)$/m,
+      /^program\.ts\(13\):refused socket, connect 127\.0\.0\.1:1: ECONNREFUSED \(.+\)$/m,
       /^(?![^]*\(14\))/,
       /^program\.ts\(19\): socket, connect 127\.0\.0\.1:\d+: mine$/m,
     ],

@@ -139,7 +139,7 @@ const PROGRAMS: Record<string, Program> = {
         try { conn.write.call({}, new Uint8Array(1)); } catch (e) { console.log(e.name); }
       }
       listener[Symbol.dispose]();
-      console.log(await Deno.connect({ port }).catch((e) => [e.name, e.code]));
+      console.log(await Deno.connect({ port: 1 }).catch((e) => [e.name, e.code]));
       console.log(await listener.accept().catch((e) => [e.name, e.message]));
       console.log(await Deno.connect({ port, signal: AbortSignal.abort(7) }).catch((e) => e));`,
     trace: [
@@ -151,7 +151,7 @@ const PROGRAMS: Record<string, Program> = {
       /^program\.ts\(13\): #\d+ close$/m,
       /^program\.ts\(\d+\): #\d+ close$/m,
       /^program\.ts\(18\): #\d+ close listener$/m,
-      /^program\.ts\(19\): socket, connect 127\.0\.0\.1:\d+: ECONNREFUSED \(.+\)$/m,
+      /^program\.ts\(19\): socket, connect 127\.0\.0\.1:1: ECONNREFUSED \(.+\)$/m,
     ],
   },
   "a rejection that nobody waits for, which ends the program": {
